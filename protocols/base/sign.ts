@@ -17,6 +17,8 @@ export const SIGN_CONTEXTS = {
   inboxProof: "skein/1/inbox-proof",
   inboxCapability: "skein/1/inbox-capability",
   inboxDeposit: "skein/1/inbox-deposit",
+  inboxRedeemer: "skein/1/inbox-redeemer",
+  inboxRevocation: "skein/1/inbox-revocation",
   directoryRecord: "skein/1/directory-record",
   custody: "skein/1/custody",
 } as const;

@@ -12,6 +12,7 @@ import type { EnvelopeId, InboxId } from "#protocols/base/ids.ts";
 import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import { sign, verify } from "#protocols/base/sign.ts";
 import type { CryptoSuite, Env } from "#protocols/base/suite.ts";
+import type { InboxKeys } from "#protocols/identity/identity.ts";
 import { DAY_MS, expiryOf, hourOf, LIFETIMES, type Lifetime, MAX_HOUR, timeFault } from "./lifetime.ts";
 import { isBucket, MAX_PADDED_BYTES, MAX_PAYLOAD_BYTES, MIN_PADDED_BYTES, pad, unpad } from "./padding.ts";
 
@@ -60,14 +61,6 @@ export type DepositInfo = {
   readonly lifetime: Lifetime;
   readonly size: number;
   readonly expiresAt: number;
-};
-
-/** The keys of an account's inbox, as `protocols/identity` derives them. */
-export type InboxKeys = {
-  readonly id: InboxId;
-  readonly seed: Uint8Array;
-  readonly sealSecret: Uint8Array;
-  readonly sealKey: Uint8Array;
 };
 
 function hashOf(crypto: CryptoSuite, wire: Uint8Array): Uint8Array {

@@ -49,24 +49,25 @@ function ascending(receipts: Receipts): boolean {
   return receipts.every((receipt, i) => i === 0 || compareText(receipts[i - 1]!.device, receipt.device) < 0);
 }
 
-function receiptsOf(maxDevices: number, maxRanges: number): Schema<Receipts> {
+function entryOf(maxRanges: number): Schema<DeviceReceipt> {
   const fields = struct({
     device: id<DeviceId>(),
     delivered: uint(MAX_INDEX),
     ranges: list(rangeSchema, maxRanges),
     read: uint(MAX_INDEX),
   });
-  return refine(
-    list(refine(fields, "content/receipt-ranges", canonicalRanges), maxDevices),
-    "content/receipt-order",
-    ascending,
-  );
+  return refine(fields, "content/receipt-ranges", canonicalRanges);
 }
 
-/** As a receipt travels. */
-export const receiptsSchema = receiptsOf(MAX_RECEIPT_DEVICES, MAX_RANGES);
-/** As the merged receipts of one sender are kept. */
-export const storedReceiptsSchema = receiptsOf(1_024, MAX_STORED_RANGES);
+/** As receipts travel. */
+export const receiptsSchema: Schema<Receipts> = refine(
+  list(entryOf(MAX_RANGES), MAX_RECEIPT_DEVICES),
+  "content/receipt-order",
+  ascending,
+);
+
+/** One entry as it is kept, with everything ever merged into it. */
+export const receiptEntrySchema: Schema<DeviceReceipt> = entryOf(MAX_STORED_RANGES);
 
 /** Sorts and joins ranges and takes what has become contiguous into `delivered`. */
 function normalize(delivered: number, ranges: readonly IndexRange[]): Pick<DeviceReceipt, "delivered" | "ranges"> {

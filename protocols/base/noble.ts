@@ -26,6 +26,7 @@ import type { AeadInput, CryptoSuite } from "./suite.ts";
 hashes.sha512 = sha512;
 
 const MAX_HKDF_BYTES = 255 * 32;
+/** Authentication tag of both AEADs. */
 export const TAG_BYTES = 16;
 
 export function sha256(data: Uint8Array): Uint8Array {

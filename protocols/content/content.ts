@@ -117,9 +117,19 @@ export type Body = Infer<typeof bodySchema>;
 export type BodyType = Body["type"];
 export type BodyOf<T extends BodyType> = Extract<Body, { readonly type: T }>;
 
-/** Travels in ephemeral envelopes and is never stored: no index, no receipt (CO7). */
+const EPHEMERAL: ReadonlySet<BodyType> = new Set(["presence", "typing"]);
+
+/** Repeated by rules of their own: a receipt by the next one, a rekey by its protocol, and for one device alone. */
+const UNINDEXED: ReadonlySet<BodyType> = new Set(["presence", "typing", "receipt", "rekeyOffer", "rekeyAnswer"]);
+
+/** Travels in ephemeral envelopes and is never stored (CO7). */
 export function isEphemeral(body: Body): boolean {
-  return body.type === "presence" || body.type === "typing";
+  return EPHEMERAL.has(body.type);
+}
+
+/** Part of the conversation's history: numbered without gaps, receipted, offered again until it is (CO7). */
+export function isIndexed(body: Body): boolean {
+  return !UNINDEXED.has(body.type);
 }
 
 const fieldsSchema = struct({
@@ -129,7 +139,7 @@ const fieldsSchema = struct({
   device: id<DeviceId>(),
   /** Of this device over all conversations, from 1: a revocation names the last one that counts. */
   sequence: uint(MAX_TIME_MS),
-  /** Of this device in this conversation, from 1 and without gaps; 0 for ephemeral events. */
+  /** Of this device in this conversation, from 1 and without gaps; 0 for events that are not indexed. */
   index: uint(MAX_TIME_MS),
   time: hlcSchema,
   /** In ascending order. */
@@ -149,7 +159,7 @@ export const eventSchema: Schema<Event> = refine(
   refine(
     refine(fieldsSchema, "content/no-sequence", (event) => event.sequence > 0),
     "content/index",
-    (event) => isEphemeral(event.body) === (event.index === 0),
+    (event) => isIndexed(event.body) === event.index > 0,
   ),
   "content/foreign-device-list",
   ownList,

@@ -28,7 +28,7 @@ export function compareHlc(a: Hlc, b: Hlc): number {
 }
 
 /** The time of a new event of our own: after `local`, the last one known, and not before `now` (CO21). */
-export function tickClock(local: Hlc, now: number): Hlc {
+export function tick(local: Hlc, now: number): Hlc {
   if (now > local.wall) return { wall: now, counter: 0 };
   if (local.counter < MAX_COUNTER) return { wall: local.wall, counter: local.counter + 1 };
   return { wall: local.wall + 1, counter: 0 };
@@ -39,7 +39,7 @@ export function tickClock(local: Hlc, now: number): Hlc {
  * moves nothing: nobody can push our clock out of the window in which our own events are believed (CO22).
  * @param now - Network time.
  */
-export function receiveClock(local: Hlc, remote: Hlc, now: number): Hlc {
+export function receive(local: Hlc, remote: Hlc, now: number): Hlc {
   if (remote.wall > now + MAX_AHEAD_MS) return local;
   return compareHlc(local, remote) < 0 ? remote : local;
 }

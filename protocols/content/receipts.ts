@@ -15,6 +15,9 @@ export const MAX_RECEIPT_DEVICES = 32;
 /** Ranges kept of all receipts for one device: far more gaps than any cursor leaves, and 1 MB at the very most (CO34). */
 export const MAX_STORED_RANGES = 65_536;
 
+/** Author devices kept receipts speak of: all that two accounts can ever list (100 each), five times over for groups. */
+export const MAX_STORED_DEVICES = 1_000;
+
 const MAX_INDEX = 2 ** 48;
 
 const rangeSchema = struct({ from: uint(MAX_INDEX), to: uint(MAX_INDEX) });
@@ -59,15 +62,15 @@ function entryOf(maxRanges: number): Schema<DeviceReceipt> {
   return refine(fields, "content/receipt-ranges", canonicalRanges);
 }
 
-/** As receipts travel. */
-export const receiptsSchema: Schema<Receipts> = refine(
-  list(entryOf(MAX_RANGES), MAX_RECEIPT_DEVICES),
-  "content/receipt-order",
-  ascending,
-);
+function receiptsOf(maxDevices: number, maxRanges: number): Schema<Receipts> {
+  return refine(list(entryOf(maxRanges), maxDevices), "content/receipt-order", ascending);
+}
 
-/** One entry as it is kept, with everything ever merged into it. */
-export const receiptEntrySchema: Schema<DeviceReceipt> = entryOf(MAX_STORED_RANGES);
+/** As receipts travel. */
+export const receiptsSchema: Schema<Receipts> = receiptsOf(MAX_RECEIPT_DEVICES, MAX_RANGES);
+
+/** As they are kept, with everything ever merged into them. */
+export const storedReceiptsSchema: Schema<Receipts> = receiptsOf(MAX_STORED_DEVICES, MAX_STORED_RANGES);
 
 /** Sorts and joins ranges and takes what has become contiguous into `delivered`. */
 function normalize(delivered: number, ranges: readonly IndexRange[]): Pick<DeviceReceipt, "delivered" | "ranges"> {

@@ -40,9 +40,20 @@ const TRUE = 0xf5;
 const NULL = 0xf6;
 const TWO_32 = 0x1_0000_0000;
 
+/** Levels of a schema that contains itself. Without a bound, a frame of nothing but list heads would exhaust the stack. */
+const MAX_DEPTH = 32;
+
 export class Writer {
   #bytes = new Uint8Array(256);
   #length = 0;
+  #depth = 0;
+
+  nested(write: () => void): void {
+    assert(this.#depth < MAX_DEPTH, "value is not nested too deep");
+    this.#depth++;
+    write();
+    this.#depth--;
+  }
 
   #reserve(extra: number): void {
     if (this.#length + extra <= this.#bytes.length) return;
@@ -88,9 +99,18 @@ export class Writer {
 export class Reader {
   readonly #bytes: Uint8Array;
   #offset = 0;
+  #depth = 0;
 
   constructor(bytes: Uint8Array) {
     this.#bytes = bytes;
+  }
+
+  nested<T>(read: () => T): T {
+    if (this.#depth >= MAX_DEPTH) malformed("codec/too-deep");
+    this.#depth++;
+    const value = read();
+    this.#depth--;
+    return value;
   }
 
   get done(): boolean {
@@ -322,7 +342,10 @@ export function struct<F extends Record<string, Schema<any>>>(fields: F): Schema
 /** One fixed integer, for versions and protocol marks. */
 export function literal<const N extends number>(expected: N): Schema<N> {
   return {
-    write: (writer) => writer.head(UINT, expected),
+    write(writer, value) {
+      assert(value === expected, "literal is as expected");
+      writer.head(UINT, expected);
+    },
     read: (reader) => (reader.head(UINT) === expected ? expected : malformed("codec/version")),
   };
 }
@@ -378,10 +401,10 @@ export function refine<T>(schema: Schema<T>, code: string, valid: (value: T) => 
   };
 }
 
-/** A schema that refers to itself or to one defined later. */
+/** A schema that refers to itself or to one defined later. Each use is one level of MAX_DEPTH. */
 export function lazy<T>(schema: () => Schema<T>): Schema<T> {
   return {
-    write: (writer, value) => schema().write(writer, value),
-    read: (reader) => schema().read(reader),
+    write: (writer, value) => writer.nested(() => schema().write(writer, value)),
+    read: (reader) => reader.nested(() => schema().read(reader)),
   };
 }

@@ -52,8 +52,8 @@ export interface Store {
    */
   commit(operations: readonly StoreOperation[]): Promise<void>;
   entries(range: StoreRange): AsyncIterable<readonly [key: Uint8Array, value: Uint8Array]>;
-  /** Gives the space of deleted values back. */
-  compact(): Promise<void>;
+  /** Gives the space of deleted values back, and takes what they held off the disk. Without a range, everywhere. */
+  compact(range?: { readonly from: Uint8Array; readonly to: Uint8Array }): Promise<void>;
   close(): Promise<void>;
 }
 

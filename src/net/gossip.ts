@@ -349,10 +349,12 @@ export class EnvelopeGossip implements Gossip {
 
   readonly #validateMessage = async (from: LibPeerId, message: { topic: string; data: Uint8Array }): Promise<string> => {
     if (message.data.length > this.#limits.maxEnvelopeBytes) return TopicValidatorResult.Reject;
-    const id = this.#envelopeId(message.data);
+    // A copy: what libp2p gives in Node is a Buffer, whose `slice` copies nothing, on memory of the socket's.
+    const envelope = new Uint8Array(message.data);
+    const id = this.#envelopeId(envelope);
     if (!this.#validate || this.#accepted.has(id)) return TopicValidatorResult.Ignore;
     try {
-      const verdict = await this.#validate(message.topic as TopicId, message.data, from.toString() as PeerId);
+      const verdict = await this.#validate(message.topic as TopicId, envelope, from.toString() as PeerId);
       if (verdict === "accept" && this.#accepted.put(id)) return TopicValidatorResult.Ignore;
       return VERDICTS[verdict];
     } catch (error) {

@@ -1,0 +1,4 @@
+import { networkContract } from "#test/contracts/network.contract.ts";
+import { realWorld } from "./net-world.ts";
+
+networkContract("libp2p over TCP", realWorld);

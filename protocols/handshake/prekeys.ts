@@ -27,8 +27,8 @@ export const PREKEY_LIFETIME_MS = 30 * DAY_MS;
 /** The longest envelope retention, and two days for clocks and slow relays: a message in flight finds its keys (HS13). */
 export const RETENTION_MS = 32 * DAY_MS;
 
-/** Open invites of one device. Each holds keys of its own; a person who needs more lets some expire. */
-export const MAX_INVITES = 64;
+/** Invites of one device with keys alive, about 300 bytes each. Whoever needs more drops spent ones (`dropInvite`). */
+export const MAX_INVITES = 128;
 
 /** Longest name of an invite, bytes. */
 export const MAX_INVITE_ID_BYTES = 64;

@@ -164,7 +164,8 @@ describe("hostile input", () => {
     const seeds = [encode(ratchetSchema, initiator.state), encode(ratchetSchema, responder.state)];
     for (const mutated of mutations(seeds, LONG ? 100_000 : 2_000, 42)) {
       const state = decode(ratchetSchema, mutated);
-      if (!isReject(state)) expect(equalBytes(encode(ratchetSchema, state), mutated)).toBe(true);
+      if (isReject(state)) continue;
+      expect(equalBytes(encode(ratchetSchema, state), mutated)).toBe(true);
     }
   });
 

@@ -1,0 +1,126 @@
+import { request, type RequestOptions } from "node:http";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { Peer } from "#src/peer/face.ts";
+import { type Api, proofOf, serveApi } from "./api.ts";
+import { connectDaemon } from "./api-client.ts";
+
+/** A peer nobody may reach: what is refused here never gets as far as asking it anything. */
+const unreachable = new Proxy({} as Peer, {
+  get: (_, name) => () => {
+    throw new Error(`the peer was asked to ${String(name)}`);
+  },
+});
+
+let api: Api;
+const mistakes: unknown[] = [];
+beforeAll(async () => {
+  api = await serveApi(unreachable, { onMistake: (error) => mistakes.push(error) });
+});
+afterAll(async () => {
+  await api.close();
+  expect(mistakes).toEqual([]);
+});
+
+type Answer = { status: number; code: string | undefined; body: unknown };
+
+function ask(path: string, options: RequestOptions & { body?: string | Buffer } = {}): Promise<Answer> {
+  const { body, ...rest } = options;
+  return new Promise((done, fail) => {
+    const asked = request({ host: "127.0.0.1", port: api.port, path, ...rest }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+      response.on("end", () => {
+        const value = JSON.parse(text) as { error?: { code: string } };
+        done({ status: response.statusCode!, code: value.error?.code, body: value });
+      });
+    });
+    asked.on("error", fail);
+    asked.end(body);
+  });
+}
+
+const authorised = (): { authorization: string } => ({ authorization: `Bearer ${api.token}` });
+
+describe("the local API refuses", () => {
+  test.each([
+    ["no token", {}],
+    ["a wrong token", { authorization: `Bearer ${"00".repeat(32)}` }],
+    ["a part of the token", () => ({ authorization: `Bearer ${api.token.slice(0, 63)}` })],
+    ["a token with something behind it", () => ({ authorization: `Bearer ${api.token}0` })],
+    ["another scheme", () => ({ authorization: `Basic ${api.token}` })],
+    ["an empty token", { authorization: "Bearer " }],
+  ])("%s", async (_, headers) => {
+    const given = typeof headers === "function" ? headers() : headers;
+    expect(await ask("/v1/status", { headers: given })).toMatchObject({ status: 401, code: "api/unauthorised" });
+    expect(await ask("/v1/watch", { headers: given })).toMatchObject({ status: 401, code: "api/unauthorised" });
+  });
+
+  test.each(["evil.example", "127.0.0.1", "localhost:1", "[::1]:80"])("Host %j, right token or not", async (host) => {
+    const answer = await ask("/v1/status", { headers: { ...authorised(), host } });
+    expect(answer).toMatchObject({ status: 403, code: "api/forbidden" });
+  });
+
+  test.each(["https://evil.example", "null", "http://127.0.0.1"])("a web page: Origin %j", async (origin) => {
+    expect(await ask("/v1/status", { headers: { ...authorised(), origin } })).toMatchObject({ status: 403 });
+  });
+
+  test("a body above the limit, before it is read whole", async () => {
+    const body = Buffer.alloc(300 * 1024, " ");
+    const headers = { ...authorised(), "content-type": "application/json" };
+    expect(await ask("/v1/connect", { method: "POST", headers, body })).toMatchObject({ status: 413 });
+  });
+
+  test("a body that is not JSON, or does not say so", async () => {
+    const headers = { ...authorised(), "content-type": "application/json" };
+    expect(await ask("/v1/connect", { method: "POST", headers, body: "{" })).toMatchObject({ status: 400 });
+    const plain = { ...authorised(), "content-type": "text/plain" };
+    expect(await ask("/v1/connect", { method: "POST", headers: plain, body: "{}" })).toMatchObject({ status: 415 });
+  });
+
+  test.each([
+    ["POST", "/v1/connect", {}],
+    ["POST", "/v1/connect", { link: 5 }],
+    ["POST", "/v1/connect", { link: "x", waitMs: 1e9 }],
+    ["POST", "/v1/invites", { uses: 0 }],
+    ["POST", "/v1/invites", { uses: 1.5 }],
+    ["POST", "/v1/contacts/abc/accept", {}],
+    ["POST", `/v1/contacts/${"A".repeat(64)}/accept`, {}],
+    ["POST", `/v1/conversations/${"0".repeat(64)}/messages`, { text: 1 }],
+    ["POST", `/v1/conversations/${"0".repeat(64)}/messages`, { text: "x", replyTo: "y" }],
+    ["GET", `/v1/conversations/${"0".repeat(64)}/messages?limit=x`, undefined],
+    ["GET", `/v1/conversations/${"0".repeat(64)}/messages?limit=-1`, undefined],
+  ])("%s %s %j: another shape", async (method, path, body) => {
+    const headers = { ...authorised(), "content-type": "application/json" };
+    const answer = await ask(path, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) });
+    expect(answer).toMatchObject({ status: 400, code: "api/bad-request" });
+  });
+
+  test.each([
+    ["GET", "/"],
+    ["GET", "/v2/status"],
+    ["GET", "/v1/nothing"],
+    ["DELETE", "/v1/status"],
+    ["GET", "/v1/contacts/x/y/z"],
+    ["GET", "//evil/v1/status"],
+  ])("%s %s: nothing there", async (method, path) => {
+    expect(await ask(path, { method, headers: authorised() })).toMatchObject({ status: 404 });
+  });
+});
+
+describe("who listens on the port of api.json", () => {
+  test("proves that it wrote the token, without being told it", async () => {
+    const nonce = "12".repeat(32);
+    expect((await ask(`/v1/proof?nonce=${nonce}`)).body).toEqual({ proof: proofOf(api.token, nonce) });
+    expect(await ask("/v1/proof?nonce=1")).toMatchObject({ status: 400 });
+  });
+
+  test("is no daemon of ours when the proof is wrong, and is told nothing", async () => {
+    expect(await connectDaemon({ port: api.port, token: "00".repeat(32), pid: 1 })).toBeUndefined();
+  });
+
+  test("is nobody when the daemon has died", async () => {
+    const other = await serveApi(unreachable, { onMistake: (error) => mistakes.push(error) });
+    await other.close();
+    expect(await connectDaemon({ port: other.port, token: other.token, pid: 1 })).toBeUndefined();
+  });
+});

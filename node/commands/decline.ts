@@ -1,0 +1,3 @@
+import { answerTo } from "../answer.ts";
+
+export const spec = answerTo("decline", "Decline a contact request");

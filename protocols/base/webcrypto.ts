@@ -27,27 +27,37 @@ import type { Aead, AeadInput, CryptoSuite } from "./suite.ts";
 /** A CryptoKey, opaque to us. */
 type NativeKey = object;
 
+/** WebCrypto takes no shared memory, and says so in its types. */
+type NativeBytes = Uint8Array<ArrayBuffer>;
+
+/** Nothing in Skein lies in shared memory; where something did, WebCrypto would throw. */
+function native(bytes: Uint8Array): NativeBytes {
+  return bytes as NativeBytes;
+}
+
+type Named = { readonly name: string };
+
 /** The part of SubtleCrypto that is used; `protocols/` compiles without DOM types. A browser's and Node's are such. */
 export interface Subtle {
   importKey(
     format: string,
-    data: Uint8Array,
-    algorithm: object,
+    data: NativeBytes,
+    algorithm: Named,
     extractable: boolean,
     usages: string[],
   ): Promise<NativeKey>;
   exportKey(format: string, key: NativeKey): Promise<unknown>;
-  sign(algorithm: object, key: NativeKey, data: Uint8Array): Promise<ArrayBuffer>;
-  verify(algorithm: object, key: NativeKey, signature: Uint8Array, data: Uint8Array): Promise<boolean>;
-  deriveBits(algorithm: object, key: NativeKey, length: number): Promise<ArrayBuffer>;
-  encrypt(algorithm: object, key: NativeKey, data: Uint8Array): Promise<ArrayBuffer>;
-  decrypt(algorithm: object, key: NativeKey, data: Uint8Array): Promise<ArrayBuffer>;
+  sign(algorithm: Named, key: NativeKey, data: NativeBytes): Promise<ArrayBuffer>;
+  verify(algorithm: Named, key: NativeKey, signature: NativeBytes, data: NativeBytes): Promise<boolean>;
+  deriveBits(algorithm: Named, key: NativeKey, length: number): Promise<ArrayBuffer>;
+  encrypt(algorithm: Named, key: NativeKey, data: NativeBytes): Promise<ArrayBuffer>;
+  decrypt(algorithm: Named, key: NativeKey, data: NativeBytes): Promise<ArrayBuffer>;
 }
 
 /** Methods of the newer draft (wicg.github.io/webcrypto-modern-algos), which not every SubtleCrypto has. */
 interface ModernSubtle extends Subtle {
   getPublicKey(key: NativeKey, usages: string[]): Promise<NativeKey>;
-  decapsulateBits(algorithm: object, key: NativeKey, ciphertext: Uint8Array): Promise<ArrayBuffer>;
+  decapsulateBits(algorithm: Named, key: NativeKey, ciphertext: NativeBytes): Promise<ArrayBuffer>;
 }
 
 export const NATIVE_ALGORITHMS = ["X25519", "Ed25519", "ML-KEM-768", "AES-GCM", "ChaCha20-Poly1305"] as const;
@@ -134,7 +144,7 @@ class SecretKeys {
 class PublicKeys {
   readonly #keys = new Lru<string, NativeKey>(MAX_CACHED_PUBLIC_KEYS);
   readonly #subtle: Subtle;
-  readonly #algorithm: { readonly name: string };
+  readonly #algorithm: Named;
   readonly #usages: string[];
 
   constructor(subtle: Subtle, name: string, usages: string[]) {
@@ -149,7 +159,7 @@ class PublicKeys {
 
   async import(publicKey: Uint8Array): Promise<NativeKey> {
     const name = toHex(publicKey);
-    const key = await this.#subtle.importKey("raw", publicKey, this.#algorithm, true, this.#usages);
+    const key = await this.#subtle.importKey("raw", native(publicKey), this.#algorithm, true, this.#usages);
     this.#keys.set(name, key);
     return key;
   }
@@ -170,16 +180,17 @@ function x25519Suite(subtle: Subtle, allowed: boolean): CryptoSuite["x25519"] {
   // Extractable, or its public key could not be asked for; the seed lies beside it anyway.
   const secrets = new SecretKeys((secret) => {
     assert(secret.length === 32, "X25519 secret has 32 bytes");
-    return subtle.importKey("pkcs8", concat(PKCS8_X25519, secret), { name }, true, ["deriveBits"]);
+    return subtle.importKey("pkcs8", native(concat(PKCS8_X25519, secret)), { name }, true, ["deriveBits"]);
   });
   const publics = new PublicKeys(subtle, name, []);
 
   const publicKey = async (secret: Uint8Array): Promise<Uint8Array> =>
     exportedPublicKey(subtle, secrets.known(secret) ?? (await secrets.import(secret)));
+  const agreement = (theirs: NativeKey) => ({ name, public: theirs });
   const sharedSecret = async (secret: Uint8Array, other: Uint8Array): Promise<Uint8Array> => {
     const mine = secrets.known(secret) ?? (await secrets.import(secret));
     const theirs = publics.known(other) ?? (await publics.import(other));
-    return new Uint8Array(await subtle.deriveBits({ name, public: theirs }, mine, 256));
+    return new Uint8Array(await subtle.deriveBits(agreement(theirs), mine, 256));
   };
   // RFC 7748 section 6.1.
   const probe = new Probe(allowed, async () => {
@@ -203,7 +214,7 @@ function ed25519Suite(subtle: Subtle, allowed: boolean): CryptoSuite["ed25519"] 
   const algorithm = { name };
   const secrets = new SecretKeys((seed) => {
     assert(seed.length === 32, "Ed25519 seed has 32 bytes");
-    return subtle.importKey("pkcs8", concat(PKCS8_ED25519, seed), algorithm, true, ["sign"]);
+    return subtle.importKey("pkcs8", native(concat(PKCS8_ED25519, seed)), algorithm, true, ["sign"]);
   });
   const publics = new PublicKeys(subtle, name, ["verify"]);
 
@@ -211,7 +222,7 @@ function ed25519Suite(subtle: Subtle, allowed: boolean): CryptoSuite["ed25519"] 
     exportedPublicKey(subtle, secrets.known(seed) ?? (await secrets.import(seed)));
   const sign = async (seed: Uint8Array, message: Uint8Array): Promise<Uint8Array> => {
     const key = secrets.known(seed) ?? (await secrets.import(seed));
-    return new Uint8Array(await subtle.sign(algorithm, key, message));
+    return new Uint8Array(await subtle.sign(algorithm, key, native(message)));
   };
   const verify = async (signer: Uint8Array, message: Uint8Array, signature: Uint8Array): Promise<boolean> => {
     let key = publics.known(signer);
@@ -224,7 +235,7 @@ function ed25519Suite(subtle: Subtle, allowed: boolean): CryptoSuite["ed25519"] 
         throw error;
       }
     }
-    return subtle.verify(algorithm, key, signature, message);
+    return subtle.verify(algorithm, key, native(signature), native(message));
   };
   // RFC 8032 section 7.1, TEST 1. A platform that signs with randomness fails it, and is right to (BA13).
   const probe = new Probe(allowed, async () => {
@@ -258,7 +269,7 @@ function mlkem768Suite(subtle: Subtle, allowed: boolean): CryptoSuite["mlkem768"
   const modern = subtle as ModernSubtle;
   const secrets = new SecretKeys((seed) => {
     assert(seed.length === KEM_SEED_BYTES, "ML-KEM seed has 64 bytes");
-    return modern.importKey("raw-seed", seed, { name }, false, ["decapsulateBits"]);
+    return modern.importKey("raw-seed", native(seed), { name }, false, ["decapsulateBits"]);
   });
 
   const publicKey = async (seed: Uint8Array): Promise<Uint8Array> => {
@@ -269,7 +280,7 @@ function mlkem768Suite(subtle: Subtle, allowed: boolean): CryptoSuite["mlkem768"
   const decapsulate = async (seed: Uint8Array, ciphertext: Uint8Array): Promise<Uint8Array> => {
     assert(ciphertext.length === KEM_CIPHERTEXT_BYTES, "ML-KEM ciphertext has 1,088 bytes");
     const key = secrets.known(seed) ?? (await secrets.import(seed));
-    return new Uint8Array(await modern.decapsulateBits({ name }, key, ciphertext));
+    return new Uint8Array(await modern.decapsulateBits({ name }, key, native(ciphertext)));
   };
   // Seed 00 01 .. 3f: SHA-256 of its encapsulation key, and what implicit rejection makes of a ciphertext of zeros.
   const probe = new Probe(allowed, async () => {
@@ -305,20 +316,20 @@ function aeadSuite(
   const { name, fallback, nativeFrom } = options;
   const secrets = new SecretKeys((key) => {
     assert(key.length === 32, "AEAD key has 32 bytes");
-    return subtle.importKey(options.keyFormat, key, { name }, false, ["encrypt", "decrypt"]);
+    return subtle.importKey(options.keyFormat, native(key), { name }, false, ["encrypt", "decrypt"]);
   });
-  const parameters = ({ nonce, associatedData }: AeadInput): object => {
+  const parameters = ({ nonce, associatedData }: AeadInput) => {
     assert(nonce.length === 12, "AEAD nonce has 12 bytes");
     return { name, iv: nonce, additionalData: associatedData ?? EMPTY, tagLength: 8 * TAG_BYTES };
   };
   const seal = async (input: AeadInput): Promise<Uint8Array> => {
     const key = secrets.known(input.key) ?? (await secrets.import(input.key));
-    return new Uint8Array(await subtle.encrypt(parameters(input), key, input.data));
+    return new Uint8Array(await subtle.encrypt(parameters(input), key, native(input.data)));
   };
   const open = async (input: AeadInput): Promise<Uint8Array | undefined> => {
     const key = secrets.known(input.key) ?? (await secrets.import(input.key));
     try {
-      return new Uint8Array(await subtle.decrypt(parameters(input), key, input.data));
+      return new Uint8Array(await subtle.decrypt(parameters(input), key, native(input.data)));
     } catch (error) {
       if (isErrorNamed(error, "OperationError")) return undefined;
       throw error;
@@ -335,13 +346,13 @@ function aeadSuite(
   });
   return {
     seal: async (input) => {
-      const native = input.data.length >= nativeFrom && (probe.usable ?? (await probe.ask()));
-      return native ? seal(input) : fallback.seal(input);
+      const natively = input.data.length >= nativeFrom && (probe.usable ?? (await probe.ask()));
+      return natively ? seal(input) : fallback.seal(input);
     },
     open: async (input) => {
       if (input.data.length < TAG_BYTES) return undefined;
-      const native = input.data.length - TAG_BYTES >= nativeFrom && (probe.usable ?? (await probe.ask()));
-      return native ? open(input) : fallback.open(input);
+      const natively = input.data.length - TAG_BYTES >= nativeFrom && (probe.usable ?? (await probe.ask()));
+      return natively ? open(input) : fallback.open(input);
     },
   };
 }

@@ -13,9 +13,10 @@ export const systemClock: Clock = {
   after(delayMs, wake) {
     let timer: ReturnType<typeof setTimeout>;
     const due = performance.now() + delayMs;
+    // Node counts from the time its loop last looked at the clock, so a timer may fire a millisecond or two early.
     const arm = (): void => {
-      const left = Math.max(0, due - performance.now());
-      timer = setTimeout(left > LONGEST_TIMEOUT_MS ? arm : wake, Math.min(left, LONGEST_TIMEOUT_MS));
+      const left = Math.ceil(due - performance.now());
+      timer = setTimeout(() => (performance.now() < due ? arm() : wake()), Math.min(left, LONGEST_TIMEOUT_MS));
     };
     arm();
     return () => clearTimeout(timer);

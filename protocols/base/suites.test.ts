@@ -35,6 +35,7 @@ describe.each(SUITES)("%s computes the bytes of noble", (_name, suite) => {
         const signature = await suite.ed25519.sign(a, message);
         expect(signature).toEqual(await noble.ed25519.sign(a, message));
         expect(await suite.ed25519.verify(publicKey, message, signature)).toBe(true);
+        expect(await noble.ed25519.verify(publicKey, message, signature)).toBe(true);
         // Twice: the second verdict may be a remembered one.
         expect(await suite.ed25519.verify(publicKey, message, signature)).toBe(true);
         expect(await suite.ed25519.verify(publicKey, concat(message, b), signature)).toBe(false);

@@ -38,6 +38,8 @@ import {
   MAX_SKIPPED,
   type RatchetState,
   type ReceivingChain,
+  REKEY_INTERVAL_MS,
+  REKEY_MESSAGES,
   type SendingChain,
   type Skipped,
   SKIPPED_LIFETIME_MS,
@@ -168,13 +170,16 @@ async function sendingStep(state: RatchetState, env: Env): Promise<RatchetState>
 }
 
 /** The count towards the next rekey begins anew. */
-function restarted({ usedAt: _used, ...rekey }: RatchetState["rekey"], now: number): RatchetState["rekey"] {
+function restarted({ dueSince: _due, ...rekey }: RatchetState["rekey"], now: number): RatchetState["rekey"] {
   return { ...rekey, messages: 0, mixedAt: now };
 }
 
 function counted(state: RatchetState, now: number): RatchetState {
   const { rekey } = state;
-  return { ...state, rekey: { ...rekey, messages: rekey.messages + 1, usedAt: rekey.usedAt ?? now } };
+  const messages = rekey.messages + 1;
+  const due = messages >= REKEY_MESSAGES || now - rekey.mixedAt >= REKEY_INTERVAL_MS;
+  const dueSince = rekey.dueSince ?? (due ? now : undefined);
+  return { ...state, rekey: { ...rekey, messages, ...(dueSince !== undefined && { dueSince }) } };
 }
 
 /** A receiving chain of this state, or the one they may begin next. */

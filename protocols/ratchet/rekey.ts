@@ -11,11 +11,7 @@ import { bytes, decode, encode, type Infer, literal, struct, uint } from "#proto
 import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import type { CryptoSuite, Env } from "#protocols/base/suite.ts";
 import { rekeyKeys } from "./keys.ts";
-import { MAX_INDEX, type RatchetState } from "./state.ts";
-
-/** Messages of both directions after which a session wants a rekey, and after how long, whichever is first (RA26). */
-export const REKEY_MESSAGES = 50;
-export const REKEY_INTERVAL_MS = 7 * 24 * 3_600_000;
+import { MAX_INDEX, type RatchetState, REKEY_INTERVAL_MS, REKEY_MESSAGES } from "./state.ts";
 
 /** The responder's patience: without it both would offer at the same message, at twice the bytes (RA26). */
 export const REKEY_YIELD_MESSAGES = 10;
@@ -65,12 +61,13 @@ export function rekeyDue(state: RatchetState, now: number): boolean {
   return messages >= REKEY_MESSAGES + patience || now - mixedAt >= REKEY_INTERVAL_MS;
 }
 
-/** RA27: twice overdue, whoever is to blame. The caller then makes a new handshake. */
+/**
+ * RA27: twice overdue, whoever is to blame: another 50 messages, or another 7 days since a message found it due. A session
+ * that merely slept is due when it wakes, not overdue. The caller then makes a new handshake.
+ */
 export function rekeyOverdue(state: RatchetState, now: number): boolean {
-  const { messages, mixedAt, usedAt } = state.rekey;
-  if (usedAt === undefined) return false;
-  const dueAt = Math.max(mixedAt + REKEY_INTERVAL_MS, usedAt);
-  return messages >= 2 * REKEY_MESSAGES || now - dueAt >= REKEY_INTERVAL_MS;
+  const { messages, dueSince } = state.rekey;
+  return messages >= 2 * REKEY_MESSAGES || (dueSince !== undefined && now - dueSince >= REKEY_INTERVAL_MS);
 }
 
 /**

@@ -15,6 +15,10 @@ export const MAX_FORWARD_JUMP = 2000;
 /** The current chain and four before it: how many times the conversation may turn while a message is on its way (RA12). */
 export const MAX_RECEIVING_CHAINS = 5;
 
+/** Messages of both directions after which a session wants a rekey, and after how long, whichever is first (RA26). */
+export const REKEY_MESSAGES = 50;
+export const REKEY_INTERVAL_MS = 7 * DAY_MS;
+
 /** Positions and rekey numbers are 32 bits on the wire. */
 export const MAX_INDEX = 0xffff_ffff;
 
@@ -92,9 +96,9 @@ export const ratchetSchema = struct({
     answered: optional(answeredSchema),
     /** Messages of both directions since the last rekey of either. */
     messages: uint(),
-    /** When that rekey, or the handshake, was; and the first message after it. */
+    /** When that rekey, or the handshake, was; and the first message at which the next one was due (RA27). */
     mixedAt: uint(),
-    usedAt: optional(uint()),
+    dueSince: optional(uint()),
   }),
 });
 

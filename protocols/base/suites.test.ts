@@ -171,6 +171,16 @@ describe.each(SUITES)("%s computes the bytes of noble", (_name, suite) => {
     seed.fill(4);
     expect(await suite.ed25519.sign(seed, message)).not.toEqual(before);
     expect(await suite.ed25519.sign(seed, message)).toEqual(await noble.ed25519.sign(new Uint8Array(32).fill(4), message));
+
+    const [mine, theirs] = [new Uint8Array(32).fill(5), new Uint8Array(32).fill(6)];
+    const agree = async (): Promise<Uint8Array> =>
+      (await suite.x25519.sharedSecret(mine, await suite.x25519.publicKey(theirs)))!;
+    const shared = toHex(await agree());
+    (await suite.x25519.publicKey(theirs)).fill(0);
+    (await agree()).fill(0);
+    expect(toHex(await agree())).toBe(shared);
+    mine.fill(7);
+    expect(toHex(await agree())).not.toBe(shared);
   });
 });
 

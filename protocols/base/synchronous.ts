@@ -1,9 +1,9 @@
 import { Point, utils } from "@noble/ed25519";
 import { concat, toHex } from "./bytes.ts";
 import { Lru } from "./lru.ts";
-import { hashToScalar, negatedPoint, nobleSuite, sha256, verifyWith } from "./noble.ts";
+import { hashToScalar, negatedPoint, nobleSuite, sha256, verifyWith, x25519 } from "./noble.ts";
 import { assert } from "./reject.ts";
-import { acceptableSignature } from "./strict.ts";
+import { acceptableDhKey, acceptableSignature } from "./strict.ts";
 import type { CryptoSuite } from "./suite.ts";
 
 /**
@@ -16,6 +16,8 @@ import type { CryptoSuite } from "./suite.ts";
 const MAX_REMEMBERED_VERDICTS = 16_384;
 /** Expanded signing keys, about 1 kB each: topics and devices of a large simulation. */
 const MAX_REMEMBERED_SIGNERS = 2_048;
+/** X25519 public keys and shared secrets, about 300 bytes each: until the other side of a ratchet step asks for it too. */
+const MAX_REMEMBERED_AGREEMENTS = 4_096;
 
 type Signer = ReturnType<typeof utils.getExtendedPublicKey>;
 
@@ -34,6 +36,8 @@ function scalarBytes(scalar: bigint): Uint8Array {
 export function synchronousSuite(): CryptoSuite {
   const verdicts = new Lru<string, boolean>(MAX_REMEMBERED_VERDICTS);
   const signers = new Lru<string, Signer>(MAX_REMEMBERED_SIGNERS);
+  const dhPublicKeys = new Lru<string, Uint8Array>(MAX_REMEMBERED_AGREEMENTS);
+  const agreements = new Lru<string, Uint8Array>(MAX_REMEMBERED_AGREEMENTS);
   const question = (publicKey: Uint8Array, message: Uint8Array, signature: Uint8Array): string =>
     toHex(sha256(concat(publicKey, signature, message)));
 
@@ -71,6 +75,26 @@ export function synchronousSuite(): CryptoSuite {
     return verdict;
   }
 
+  function dhPublicKey(secret: Uint8Array): Uint8Array {
+    const name = toHex(secret);
+    const known = dhPublicKeys.get(name);
+    if (known) return known;
+    const publicKey = x25519.publicKey(secret);
+    dhPublicKeys.set(name, publicKey);
+    return publicKey;
+  }
+
+  /** Both sides of an agreement compute here, so the second finds it under the same two public keys. */
+  function sharedSecret(secret: Uint8Array, other: Uint8Array): Uint8Array | undefined {
+    if (!acceptableDhKey(other)) return undefined;
+    const pair = [toHex(dhPublicKey(secret)), toHex(other)].toSorted().join();
+    const known = agreements.get(pair);
+    if (known) return known.slice();
+    const shared = x25519.sharedSecret(secret, other);
+    if (shared) agreements.set(pair, shared.slice());
+    return shared;
+  }
+
   return {
     ...nobleSuite(),
     ed25519: {
@@ -81,6 +105,10 @@ export function synchronousSuite(): CryptoSuite {
       },
       sign: async (seed, message) => sign(seed, message),
       verify: async (publicKey, message, signature) => verify(publicKey, message, signature),
+    },
+    x25519: {
+      publicKey: async (secret) => dhPublicKey(secret).slice(),
+      sharedSecret: async (secret, other) => sharedSecret(secret, other),
     },
   };
 }

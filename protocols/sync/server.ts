@@ -188,7 +188,9 @@ export function openServer(
   };
   const { maxTopics, putWindowBytes } = limits;
   const mailbox = { log: options.log, custodyKey: options.custodyKey, maxTopics, putWindowBytes };
-  return { state, effects: [now({ type: "hello", version: 1, nonce, now: env.now, mailbox })] };
+  const hello: Frame = { type: "hello", version: 1, nonce, now: env.now, mailbox };
+  state.queuedBytes = weight(hello);
+  return { state, effects: [now(hello)] };
 }
 
 export async function serverStep(state: ServerState, input: ServerInput, env: Env): Promise<readonly ServerEffect[]> {

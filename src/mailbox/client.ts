@@ -29,14 +29,17 @@ import { Failure } from "#src/runtime/failure.ts";
 import type { Clock, FrameStream, Network, Random, Signal } from "#src/runtime/ports.ts";
 
 /** @param n - The cursor that may be kept once this item is committed; on a reconnect the mailbox goes on after it. */
-export type Entry = { readonly n: number; readonly envelope: Uint8Array };
+export type Item = { readonly n: number; readonly envelope: Uint8Array };
+
+/** What lies in an inbox. `n` names it towards the mailbox, for a cursor and for `removeDeposits`. */
+export type DepositItem = { readonly n: number; readonly deposit: Uint8Array };
 
 export interface MailboxHandlers {
   /**
    * Commit these, and resolve. Within a lane calls come one at a time; a backlog and what is live overlap. `cursor`, when
    * given, belongs into the same commit; it is the largest `n` of the items, or stands alone when there are none.
    */
-  entries(topic: TopicId, log: LogId, items: readonly Entry[], cursor?: number): Promise<void>;
+  entries(topic: TopicId, log: LogId, items: readonly Item[], cursor?: number): Promise<void>;
   /** Whether an envelope is here already, committed or in a commit before which no cursor will be. */
   seen(id: EnvelopeId): boolean | Promise<boolean>;
   /** The mailbox whose receipts this key (hex) signs holds these until then (ms since 1970). */
@@ -44,7 +47,7 @@ export interface MailboxHandlers {
   /** `sync/not-open` and `sync/queue-full` are ours: offer it again when the state is open. The rest are the mailbox's. */
   rejected(id: EnvelopeId, code: string): void;
   /** Commit these, and resolve. They come again on the next connection unless `n` was passed as a cursor. */
-  deposits?(inbox: InboxId, log: LogId, items: readonly { readonly n: number; readonly deposit: Uint8Array }[]): Promise<void>;
+  deposits?(items: readonly DepositItem[], inbox: InboxId, log: LogId): Promise<void>;
   networkTime(ms: number): void;
   state(state: MailboxState, reason?: string): void;
   /** Everything the mailbox had on this topic is committed (DESIGN section 4: only now re-handshake). */
@@ -293,7 +296,7 @@ export class MailboxClient {
     this.#attempts++;
     // Half fixed, half random: never at once, never all together.
     const [high = 0, low = 0] = random(2);
-    const delayMs = ceiling / 2 + (ceiling / 2) * ((high * 256 + low) / 65_536);
+    const delayMs = Math.ceil(ceiling / 2 + (ceiling / 2) * ((high * 256 + low) / 65_536));
     this.#become("connecting", reason);
     this.#cancelRetry = clock.after(delayMs, () => void this.#connect());
   }
@@ -346,7 +349,7 @@ class Line {
 
   #env(): Env {
     const { clock, random, crypto } = this.#options;
-    return { now: clock.now(), random, crypto };
+    return { now: Math.floor(clock.now()), random, crypto };
   }
 
   input(input: ClientInput): void {
@@ -539,7 +542,8 @@ class Line {
   async #deliverDeposits(effect: Extract<ClientEffect, { type: "deliverDeposits" }>): Promise<void> {
     const { inbox, items } = effect;
     const log = this.#state.inboxes.get(inbox)?.cursor?.log;
-    if (log) await this.#options.handlers.deposits?.(inbox, log, items.map(({ n, envelope }) => ({ n, deposit: envelope })));
+    const found = items.map(({ n, envelope }) => ({ n, deposit: envelope }));
+    if (log) await this.#options.handlers.deposits?.(found, inbox, log);
     this.input({ type: "depositsCommitted", inbox, items });
   }
 

@@ -218,7 +218,7 @@ class RunningMailbox implements Mailbox, Backend {
 
   #env(): Env {
     const { clock, random, crypto } = this.#options;
-    return { now: clock.now(), random, crypto };
+    return { now: Math.floor(clock.now()), random, crypto };
   }
 
   // Sessions.
@@ -299,7 +299,7 @@ class RunningMailbox implements Mailbox, Backend {
 
   // What comes in.
 
-  async heard(topic: TopicId, envelope: Uint8Array): Promise<Verdict> {
+  async heard(topic: TopicId, envelope: Uint8Array, _from?: PeerId): Promise<Verdict> {
     const { crypto, clock } = this.#options;
     if (!this.#topics.has(topic) || this.#checks >= this.#limits.maxChecks) return "ignore";
     const claimed = inspectEnvelope(crypto, envelope);
@@ -420,7 +420,7 @@ class RunningMailbox implements Mailbox, Backend {
 
   async request(body: InboxRequest): Promise<OrReject<Answer>> {
     const { inboxes, directories } = this.#mustBeOpen();
-    const at = this.#options.clock.now();
+    const at = Math.floor(this.#options.clock.now());
     switch (body.type) {
       case "grant":
         return inboxes.grant(body.grant, at);

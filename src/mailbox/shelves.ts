@@ -152,6 +152,6 @@ export class Shelves {
 
   #metaRow(clean: boolean): StoreOperation {
     assert(this.#meta.next > 0, "positions begin at 1");
-    return this.put(metaSchema, keys.meta, { version: 1, clean, ...this.#meta });
+    return this.put(metaSchema, keys.meta, { ...this.#meta, version: 1, clean });
   }
 }

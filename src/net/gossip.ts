@@ -146,11 +146,7 @@ export class EnvelopeGossip implements Gossip {
     // One set of parameters for every topic; the library wants an entry for each and throws when one is gone.
     node.score.params.topics = new Proxy({}, { get: () => TOPIC_SCORE });
 
-    const { sendSubscriptions, sendRpc, sendRpcInBatch, pushGossip, handleReceivedRpc, onPeerConnected } = node;
-    node.sendSubscriptions = (peer, topics, subscribe) => {
-      const revealed = topics.filter((topic) => this.#may(topic, peer));
-      if (revealed.length > 0) sendSubscriptions.call(node, peer, revealed, subscribe);
-    };
+    const { sendRpc, sendRpcInBatch, pushGossip, handleReceivedRpc, onPeerConnected } = node;
     node.sendRpc = (peer, rpc) => {
       const cleared = this.#mayLeave(peer, rpc);
       return cleared !== undefined && sendRpc.call(node, peer, cleared);
@@ -161,6 +157,7 @@ export class EnvelopeGossip implements Gossip {
       }
       sendRpcInBatch.call(node, peers, rpc);
     };
+    // `sendRpc` adds these to what it was given, so they are checked here.
     node.pushGossip = (peer, ihave) => {
       if (this.#may(ihave.topicID, peer)) pushGossip.call(node, peer, ihave);
     };
@@ -251,16 +248,11 @@ export class EnvelopeGossip implements Gossip {
         ihave: control.ihave.filter((entry) => may(entry.topicID)),
         graft: control.graft.filter((entry) => may(entry.topicID)),
         prune: control.prune.filter((entry) => may(entry.topicID)),
-        iwant: control.iwant.map(({ messageIDs }) => ({ messageIDs: messageIDs.filter((id) => may(this.#topicOf(id))) })),
+        iwant: control.iwant, // the answer passes through #mayLeave
         idontwant: control.idontwant,
       };
     }
     return heard;
-  }
-
-  #topicOf(messageId: Uint8Array): string | undefined {
-    const { mcache, msgIdToStrFn } = this.#gossipsub;
-    return mcache.msgs.get(msgIdToStrFn(messageId))?.message.topic;
   }
 
   #remember(peer: PeerId, topic: string | undefined, subscribe: boolean): void {
@@ -387,9 +379,10 @@ const VERDICTS: Record<Verdict, TopicValidatorResult> = {
 };
 
 /**
- * One rejected envelope (score -5) puts a peer out of the mesh and the forwarding, two (-20) out of IHAVE and IWANT, four
- * (-80) on the graylist, where nothing it says is heard. No honest peer sends one, because it has checked it itself; half of
- * it is forgiven in about a minute. Time in the mesh earns at most 1, so it never pays for a rejected envelope.
+ * One rejected envelope (score -5) puts a peer out of the forwarding, two (-20) out of everything else we send, three (-45) on
+ * the graylist, where nothing it says is heard. No honest peer sends one, because it has checked it itself. A percent is
+ * forgiven each second: after four rejects a peer is heard again in half a minute, after ten in two. Time in the mesh
+ * earns at most 1, so it never pays for a rejected envelope.
  */
 const TOPIC_SCORE = {
   topicWeight: 1,
@@ -477,8 +470,8 @@ export function gossipService(options: {
     },
     scoreThresholds: {
       gossipThreshold: -10,
-      publishThreshold: -50,
-      graylistThreshold: -79,
+      publishThreshold: -15,
+      graylistThreshold: -40,
       acceptPXThreshold: Number.MAX_SAFE_INTEGER,
       opportunisticGraftThreshold: 0,
     },
@@ -506,7 +499,6 @@ type Internals = Omit<GossipSub, "publish"> & {
   readonly streamsInbound: Map<PeerId, { readonly rawStream: Stream }>;
   readonly streamsOutbound: Map<PeerId, OutboundStream>;
   readonly topicValidators: Map<string, unknown>;
-  readonly mcache: { readonly msgs: Map<string, { readonly message: RPC.Message }> };
   readonly opts: { readonly scoreThresholds: { readonly publishThreshold: number } };
   readonly score: {
     readonly params: { topics: object };
@@ -518,7 +510,6 @@ type Internals = Omit<GossipSub, "publish"> & {
   };
   seenCache: SeenIds;
   publishedMessageIds: SeenIds;
-  msgIdToStrFn(id: Uint8Array): string;
   sendSubscriptions(peer: PeerId, topics: string[], subscribe: boolean): void;
   sendRpc(peer: PeerId, rpc: OutRpc): boolean;
   sendRpcInBatch(peers: Set<PeerId>, rpc: OutRpc): void;
@@ -543,7 +534,6 @@ type Internals = Omit<GossipSub, "publish"> & {
 
 const METHODS = [
   "publish",
-  "msgIdToStrFn",
   "sendSubscriptions",
   "sendRpc",
   "sendRpcInBatch",
@@ -568,6 +558,6 @@ function internals(service: GossipSub): Internals {
   const node = service as unknown as Internals;
   for (const name of METHODS) assert(typeof node[name] === "function", `gossipsub has ${name}`);
   for (const name of MAPS) assert(node[name] instanceof Map, `gossipsub has ${name}`);
-  assert(node.mcache.msgs instanceof Map && node.score.peerStats instanceof Map, "gossipsub has its caches");
+  assert(node.score.peerStats instanceof Map, "gossipsub keeps scores");
   return node;
 }

@@ -428,7 +428,7 @@ export async function sampleTopic(
   const crypto = nobleSuite();
   const now = 1_800_000_000_000;
   let drawn = 0;
-  const random = (length: number): Uint8Array => crypto.hkdf({ ikm: Uint8Array.of(seed, drawn++ % 256), info: text("t"), length });
+  const random = (length: number): Uint8Array => crypto.hkdf({ ikm: Uint8Array.of(seed, drawn & 255, drawn++ >> 8), info: text("t"), length });
   const chain = openRoot(crypto, { version: 1, secret: random(32), createdAt: now });
   const keys = await topicKeys(crypto, chain, periodAt(chain, now));
   return {

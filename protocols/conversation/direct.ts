@@ -1,0 +1,751 @@
+/**
+ * Direct conversations: how requests, sessions, receipts and topics fit. Old state and an input go in, new state and effects
+ * come out; nothing here reads a clock, draws randomness of its own or stores anything. The driver commits the state and
+ * what the effects write in one batch, and only then lets a `transmit` out.
+ *
+ * Invariants
+ *  - Nothing of a message counts before its wrap, commitment, content tag, event id and author have all been checked.
+ *  - (device, index) names an indexed event; a second arrival changes no history and asks for a receipt again.
+ *  - What is indexed is held until every addressed device has receipted it; what is not is repeated by rules of its own.
+ *  - The relation of two people is computed from facts (contact.ts), so both sides end in the same one.
+ *
+ * Spec: ./SPEC.md CV1-CV99.
+ */
+import { equalBytes } from "#protocols/base/bytes.ts";
+import { bytes, id, type Infer, list, optional, struct, text, uint } from "#protocols/base/codec.ts";
+import type { AccountId, ConversationId, DeviceId, EventId, InboxId } from "#protocols/base/ids.ts";
+import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
+import type { Env } from "#protocols/base/suite.ts";
+import {
+  type Body,
+  type BodyOf,
+  clampTime,
+  clipReceipt,
+  covers,
+  encodeEvent,
+  type Event,
+  eventId,
+  hasRead,
+  type Hlc,
+  hlcSchema,
+  isEphemeral,
+  isIndexed,
+  MAX_PARENTS,
+  mergeReceipts,
+  receive as receiveClock,
+  receiptOf,
+  type Receipts,
+  storedReceiptsSchema,
+  tick,
+  trimReceipt,
+  withIndex,
+} from "#protocols/content/content.ts";
+import { checkRoot, type ConversationRoot } from "#protocols/envelope/envelope.ts";
+import {
+  decodeBundle,
+  encodeBundle,
+  initHint,
+  makeBundle,
+  type PrekeyStore,
+  respond,
+} from "#protocols/handshake/handshake.ts";
+import {
+  acceptsFrom,
+  type DeviceCertificate,
+  deviceListSchema,
+  liveDevices,
+  mergeDeviceLists,
+  verifyDeviceList,
+} from "#protocols/identity/identity.ts";
+import { openRequest, relation, type Relation, requestsSchema, withRequest } from "./contact.ts";
+import { addressesSchema, type Invite, MAX_NAME_BYTES, redemptionProof } from "./invite.ts";
+import { type DirectPayload, type Opened, openPayload, type Pairs, sealEvent, type Self } from "./message.ts";
+import { type DevicePair, newPair } from "./pair.ts";
+import { answerOffer, dueOffer, finishOffer } from "./rekey.ts";
+import { activateRoots, adoptRoot, advanceRoots, rootDue, rootsSchema, writingRoot } from "./roots.ts";
+
+/** Devices of both sides whose receipts are kept: eight live ones each, and those that were revoked meanwhile. */
+const MAX_RECEIPT_SENDERS = 32;
+
+const inboxSchema = struct({ id: id<InboxId>(), sealKey: bytes(32) });
+
+/** Where a request goes until somebody there has answered anything. */
+const redemptionSchema = struct({
+  inbox: inboxSchema,
+  capability: bytes(32),
+  /** Ours for this redemption, so that mailboxes count its repeats once. */
+  redeemer: bytes(32),
+  relays: addressesSchema,
+  expiresAt: uint(),
+});
+export type Redemption = Infer<typeof redemptionSchema>;
+
+export const directSchema = struct({
+  contact: id<AccountId>(),
+  conversation: id<ConversationId>(),
+  addedAt: uint(),
+  name: text(MAX_NAME_BYTES),
+  nickname: optional(text(MAX_NAME_BYTES)),
+  requests: requestsSchema,
+  devices: deviceListSchema,
+  relays: addressesSchema,
+  inbox: optional(inboxSchema),
+  directory: optional(struct({ id: text(64), sealKey: bytes(32) })),
+  redemption: optional(redemptionSchema),
+  roots: rootsSchema,
+  clock: hlcSchema,
+  heads: list(id<EventId>(), MAX_PARENTS),
+  /** Indexed events of this device so far. */
+  lastIndex: uint(),
+  /** What this device has received of every other device, and how far it was read. */
+  received: storedReceiptsSchema,
+  /** What other devices say that they have received of each device. */
+  receipts: list(struct({ from: id<DeviceId>(), devices: storedReceiptsSchema }), MAX_RECEIPT_SENDERS),
+  /** When we last told them our device list because theirs was old. */
+  listSentAt: uint(),
+});
+export type Direct = Infer<typeof directSchema>;
+
+/** What one's own account tells a contact. */
+export type Profile = {
+  readonly name: string;
+  readonly relays: readonly string[];
+  readonly inbox: { readonly id: InboxId; readonly sealKey: Uint8Array };
+  readonly directory: { readonly id: string; readonly sealKey: Uint8Array };
+};
+
+/** An invite of ours that is still open. */
+export const openInviteSchema = struct({
+  inviteId: bytes(16),
+  capability: bytes(32),
+  uses: uint(),
+  usedBy: list(id<AccountId>(), 1000),
+  expiresAt: uint(),
+});
+export type OpenInvite = Infer<typeof openInviteSchema>;
+
+export type DirectState = {
+  readonly self: Self;
+  readonly profile: Profile;
+  readonly direct: Direct | undefined;
+  readonly pairs: Pairs;
+  /** Loaded when the input can need them: a request, an answer, a payload with initial messages. */
+  readonly prekeys?: PrekeyStore;
+  /** Loaded for what comes through the inbox. */
+  readonly invites?: readonly OpenInvite[];
+};
+
+export type StepEnv = Env & { readonly nextSequence: () => number };
+
+export type Effect =
+  /** An event to keep, ours or theirs; `at` is where it belongs: its time, no later than a day after its envelope's hour. */
+  | { readonly type: "record"; readonly id: EventId; readonly event: Event; readonly bytes: Uint8Array; readonly at: Hlc }
+  /** Ours: keep offering it until each of `devices` has receipted it. */
+  | { readonly type: "hold"; readonly id: EventId; readonly index: number; readonly devices: readonly DeviceId[] }
+  | { readonly type: "transmit"; readonly id: EventId; readonly payload: Uint8Array; readonly ephemeral: boolean }
+  /** These devices have neither a session with us nor prekeys that we know. */
+  | { readonly type: "fetch-prekeys"; readonly devices: readonly DeviceId[] }
+  /** Something arrived that its author wants receipted. */
+  | { readonly type: "receipt-due" }
+  /** Their receipts moved: held rows can go, states of messages change. */
+  | { readonly type: "receipted" }
+  | { readonly type: "relation"; readonly relation: Relation }
+  | { readonly type: "presence"; readonly device: DeviceId; readonly body: BodyOf<"presence"> }
+  | { readonly type: "typing"; readonly active: boolean };
+
+export type Step = { readonly state: DirectState; readonly effects: readonly Effect[] };
+
+function withPair(state: DirectState, pair: DevicePair): DirectState {
+  return { ...state, pairs: new Map(state.pairs).set(pair.device, pair) };
+}
+
+function withPairs(state: DirectState, moved: Pairs): DirectState {
+  return moved.size === 0 ? state : { ...state, pairs: new Map([...state.pairs, ...moved]) };
+}
+
+/** All devices a message of this conversation is for. */
+export function recipientsOf(self: Self, direct: Direct): readonly DeviceCertificate[] {
+  const own = liveDevices(self.list).filter(({ device }) => device !== self.keys.certificate.device);
+  return [...liveDevices(direct.devices), ...own];
+}
+
+/** Of a message of ours, what receipts prove: the furthest that any device of the contact has come. */
+export function deliveryOf(direct: Direct, event: { readonly device: DeviceId; readonly index: number }): "none" | "delivered" | "read" {
+  const theirs = new Set(direct.devices.certificates.map(({ device }) => device));
+  let best: "none" | "delivered" = "none";
+  for (const { from, devices } of direct.receipts) {
+    if (!theirs.has(from)) continue;
+    if (hasRead(devices, event.device, event.index)) return "read";
+    if (covers(devices, event.device, event.index)) best = "delivered";
+  }
+  return best;
+}
+
+/** Devices that still owe a receipt for an event of this device. */
+export function missingReceipts(direct: Direct, self: DeviceId, index: number, devices: readonly DeviceId[]): readonly DeviceId[] {
+  return devices.filter((device) => {
+    const known = direct.receipts.find(({ from }) => from === device);
+    return known === undefined || !covers(known.devices, self, index);
+  });
+}
+
+/** Nobody there has answered anything yet, so what we write goes to the inbox too (CV52). */
+export function unanswered(direct: Direct): boolean {
+  return direct.redemption !== undefined && direct.receipts.every(({ from }) => !isTheirs(direct, from));
+}
+
+function isTheirs(direct: Direct, device: DeviceId): boolean {
+  return direct.devices.certificates.some((certificate) => certificate.device === device);
+}
+
+/** Writes an event of ours into the state; sealing comes next. */
+function compose(
+  state: DirectState,
+  direct: Direct,
+  body: Body,
+  env: StepEnv,
+): { readonly direct: Direct; readonly event: Event; readonly bytes: Uint8Array; readonly id: EventId } {
+  const indexed = isIndexed(body);
+  const time = tick(direct.clock, env.now);
+  const event: Event = {
+    version: 1,
+    conversation: direct.conversation,
+    author: state.self.account,
+    device: state.self.keys.certificate.device,
+    sequence: env.nextSequence(),
+    index: indexed ? direct.lastIndex + 1 : 0,
+    time,
+    parents: indexed ? direct.heads : [],
+    body,
+  };
+  const encoded = encodeEvent(event);
+  const newId = eventId(env.crypto, encoded);
+  const moved = indexed ? { clock: time, lastIndex: event.index, heads: [newId] } : { clock: time };
+  return { direct: { ...direct, ...moved }, event, bytes: encoded, id: newId };
+}
+
+/**
+ * Seals an event of ours (a new one, or one that is offered again) for those of its devices that can be reached.
+ * @param options.only - Restricts the recipients: who still owes a receipt, or the one device a control event is for.
+ */
+export async function seal(
+  state: DirectState,
+  options: { readonly id: EventId; readonly bytes: Uint8Array; readonly ephemeral: boolean; readonly only?: readonly DeviceId[] },
+  env: Env,
+): Promise<Step> {
+  const { self, direct } = state;
+  assert(direct !== undefined, "the conversation exists");
+  const recipients = recipientsOf(self, direct).filter(({ device }) => options.only?.includes(device) ?? true);
+  const sealed = await sealEvent(
+    {
+      self,
+      peerList: direct.devices,
+      conversation: direct.conversation,
+      eventId: options.id,
+      event: options.bytes,
+      recipients,
+      pairs: state.pairs,
+    },
+    env,
+  );
+  const effects: Effect[] = [];
+  if (sealed.payload) {
+    effects.push({ type: "transmit", id: options.id, payload: sealed.payload, ephemeral: options.ephemeral });
+  }
+  if (sealed.unreachable.length > 0) effects.push({ type: "fetch-prekeys", devices: sealed.unreachable });
+  return { state: withPairs(state, sealed.pairs), effects };
+}
+
+type PostOptions = {
+  /** For control events that concern one device. */
+  readonly only?: readonly DeviceId[];
+  /** Hold without sealing: it goes when what waits before it has gone. */
+  readonly later?: boolean;
+};
+
+/** Writes, seals and holds one event. */
+async function post(state: DirectState, body: Body, env: StepEnv, options: PostOptions = {}): Promise<Step> {
+  assert(state.direct !== undefined, "the conversation exists");
+  const composed = compose(state, state.direct, body, env);
+  const { id: newId, bytes: encoded, event } = composed;
+  const next = { ...state, direct: composed.direct };
+  const { only } = options;
+  const sealed: Step =
+    options.later === true && event.index > 0
+      ? { state: next, effects: [] }
+      : await seal(next, { id: newId, bytes: encoded, ephemeral: isEphemeral(body), ...(only && { only }) }, env);
+  const effects: Effect[] = [];
+  if (event.index > 0) {
+    const devices = recipientsOf(state.self, composed.direct).map(({ device }) => device);
+    effects.push({ type: "record", id: newId, event, bytes: encoded, at: event.time });
+    effects.push({ type: "hold", id: newId, index: event.index, devices });
+  }
+  return { state: sealed.state, effects: [...effects, ...sealed.effects] };
+}
+
+/** Runs steps one after the other and joins their effects. */
+async function chain(first: Step, ...more: readonly ((state: DirectState) => Promise<Step>)[]): Promise<Step> {
+  let { state } = first;
+  const effects = [...first.effects];
+  for (const step of more) {
+    const done = await step(state);
+    state = done.state;
+    effects.push(...done.effects);
+  }
+  return { state, effects };
+}
+
+/**
+ * Posts what the user or the peer has to say, then what has come due with it: offers of the post-quantum rekey, a new root.
+ * @param options.later - Record and hold it, but seal it only when it is offered (`seal`): others wait before it.
+ */
+export async function say(
+  state: DirectState,
+  body: Body,
+  env: StepEnv,
+  options: { readonly later?: boolean } = {},
+): Promise<Step> {
+  const posted = await post(state, body, env, options);
+  if (options.later === true) return posted;
+  return chain(
+    posted,
+    (state) => offerRekeys(state, env),
+    (state) => replaceRoot(state, env),
+  );
+}
+
+async function offerRekeys(state: DirectState, env: StepEnv): Promise<Step> {
+  let result: Step = { state, effects: [] };
+  for (const pair of state.pairs.values()) {
+    const offered = await dueOffer(pair, env);
+    if (offered === undefined) continue;
+    const body: Body = { type: "rekeyOffer", session: offered.handshakeHash, offer: offered.offer };
+    result = await chain(result, (now) => post(withPair(now, offered.pair), body, env, { only: [pair.device] }));
+  }
+  return result;
+}
+
+/** CV74: weekly, or when nobody knows any more what the old one has seen. The old root stays heard. */
+async function replaceRoot(state: DirectState, env: StepEnv): Promise<Step> {
+  const { direct } = state;
+  if (direct === undefined || !rootDue(direct.roots, env.now)) return { state, effects: [] };
+  const version = (writingRoot(direct.roots)?.chain.version ?? 0) + 1;
+  const root = { version, secret: env.random(32), createdAt: env.now };
+  return withProposal(await post(state, { type: "rootChange", root }, env), root, env);
+}
+
+/** The root that the event just posted proposes. */
+function withProposal(posted: Step, root: ConversationRoot, env: Env): Step {
+  const { direct } = posted.state;
+  assert(direct !== undefined, "posting keeps the conversation");
+  const roots = adoptRoot(env.crypto, direct.roots, { root, proposedIn: direct.lastIndex }, env.now);
+  return { ...posted, state: { ...posted.state, direct: { ...direct, roots } } };
+}
+
+/** The facts that a request and its acceptance carry: all the other side needs to write back, to each device. */
+async function facts(state: DirectState, env: Env) {
+  assert(state.prekeys !== undefined, "prekeys are loaded");
+  const oneTime = await makeBundle(state.prekeys, { purpose: "directory", oneTime: true }, env);
+  const made = isReject(oneTime) ? await makeBundle(state.prekeys, { purpose: "directory", oneTime: false }, env) : oneTime;
+  assert(!isReject(made), "a last-resort bundle can always be made");
+  const { self, profile } = state;
+  const others = liveDevices(self.list).map(({ device }) => state.pairs.get(device)?.bundle);
+  const bundles = [encodeBundle(made.bundle), ...others.filter((bundle) => bundle !== undefined)];
+  return {
+    state: { ...state, prekeys: made.store },
+    facts: { ...profile, list: self.list, bundles },
+  };
+}
+
+function currentRelation(state: DirectState, now: number): Relation {
+  return state.direct ? relation(state.direct.requests, state.self.account, now) : "none";
+}
+
+/** Adds the effect that tells of a new relation, if it is one. */
+function telling(before: Relation, done: Step, now: number): Step {
+  const after = currentRelation(done.state, now);
+  return before === after ? done : { ...done, effects: [...done.effects, { type: "relation", relation: after }] };
+}
+
+/**
+ * Redeems an invite: asks its maker to be a contact. Asking again what is asked, or who is a contact already, changes nothing
+ * but where the request is offered.
+ * @param conversation - The direct conversation of both accounts.
+ */
+export async function redeem(
+  state: DirectState,
+  options: { readonly invite: Invite; readonly conversation: ConversationId },
+  env: StepEnv,
+): Promise<OrReject<Step>> {
+  const { invite } = options;
+  const before = currentRelation(state, env.now);
+  if (invite.account === state.self.account) return reject("invite/own");
+  const known = state.direct;
+  const devices = known ? mergeDeviceLists(known.devices, invite.list) : invite.list;
+  if (isReject(devices)) return devices;
+  const redemption: Redemption = {
+    inbox: { id: invite.inbox, sealKey: invite.inboxSealKey },
+    capability: invite.capability,
+    redeemer: known?.redemption && equalBytes(known.redemption.capability, invite.capability)
+      ? known.redemption.redeemer
+      : env.random(32),
+    relays: invite.relays,
+    expiresAt: invite.expiresAt,
+  };
+  const base: Direct = known
+    ? { ...known, devices, redemption }
+    : newDirect({ contact: invite.account, conversation: options.conversation, name: invite.name, devices, redemption }, env);
+  const bundle = decodeBundle(invite.bundle);
+  if (isReject(bundle)) return bundle;
+  const pair = state.pairs.get(bundle.certificate.device) ?? newPair(invite.account, bundle.certificate.device);
+  const ready = withPair({ ...state, direct: base }, { ...pair, bundle: invite.bundle });
+
+  if (before === "accepted" || before === "requested") return { state: ready, effects: [] };
+  if (before === "incoming") return telling(before, await answerWith(ready, "accepted", env), env.now);
+  const made = await facts(ready, env);
+  const root = { version: 0, secret: env.random(32), createdAt: env.now };
+  const request: Body = {
+    type: "contactRequest",
+    ...made.facts,
+    root,
+    inviteId: invite.inviteId,
+    inviteProof: redemptionProof(env.crypto, invite, state.self.account),
+  };
+  const posted = withProposal(await post(made.state, request, env), root, env);
+  return telling(before, withOwnRequest(posted), env.now);
+}
+
+/** The request just posted becomes a fact. */
+function withOwnRequest(posted: Step): Step {
+  const recorded = posted.effects.find((effect) => effect.type === "record");
+  const { direct, self } = posted.state;
+  assert(recorded !== undefined && direct !== undefined, "a request is recorded");
+  const fact = { event: recorded.id, from: self.account, at: recorded.event.time.wall, answer: "open" } as const;
+  return {
+    ...posted,
+    state: { ...posted.state, direct: { ...direct, requests: withRequest(direct.requests, fact) } },
+  };
+}
+
+function newDirect(
+  options: Pick<Direct, "contact" | "conversation" | "name" | "devices"> & { readonly redemption?: Redemption },
+  env: Env,
+): Direct {
+  return {
+    ...options,
+    addedAt: env.now,
+    requests: [],
+    relays: [],
+    roots: [],
+    clock: { wall: 0, counter: 0 },
+    heads: [],
+    lastIndex: 0,
+    received: [],
+    receipts: [],
+    listSentAt: 0,
+  };
+}
+
+/** Answers their open request, or takes back our own. @returns Reject `conversation/no-request` when there is none. */
+export async function answer(
+  state: DirectState,
+  choice: "accepted" | "declined" | "withdrawn",
+  env: StepEnv,
+): Promise<OrReject<Step>> {
+  const { direct, self } = state;
+  const asked = direct && openRequest(direct.requests, choice === "withdrawn" ? self.account : direct.contact);
+  if (asked === undefined) return reject("conversation/no-request");
+  const before = currentRelation(state, env.now);
+  return telling(before, await answerWith(state, choice, env), env.now);
+}
+
+async function answerWith(
+  state: DirectState,
+  choice: "accepted" | "declined" | "withdrawn",
+  env: StepEnv,
+): Promise<Step> {
+  const { direct, self } = state;
+  assert(direct !== undefined, "the conversation exists");
+  const asked = openRequest(direct.requests, choice === "withdrawn" ? self.account : direct.contact);
+  assert(asked !== undefined, "there is a request to answer");
+  const answered: DirectState = {
+    ...state,
+    direct: { ...direct, requests: withRequest(direct.requests, { ...asked, answer: choice }) },
+  };
+  if (choice === "declined") return post(answered, { type: "contactDecline", request: asked.event }, env);
+  if (choice === "withdrawn") return post(answered, { type: "contactWithdraw", request: asked.event }, env);
+  const root = writingRoot(direct.roots)?.root;
+  assert(root !== undefined, "an open request brought a root");
+  const made = await facts(answered, env);
+  return post(made.state, { type: "contactAccept", request: asked.event, ...made.facts, root }, env);
+}
+
+/** Tells what this device has received and read. Not indexed: a lost one is made good by the next. */
+export async function sendReceipt(state: DirectState, env: StepEnv): Promise<Step> {
+  assert(state.direct !== undefined, "the conversation exists");
+  return post(state, { type: "receipt", devices: receiptToSend(state.direct.received) }, env);
+}
+
+function receiptToSend(received: Receipts): Receipts {
+  return received.slice(0, MAX_RECEIPT_SENDERS).map((entry) => trimReceipt(entry));
+}
+
+/** Marks everything received of `device` up to `index` as read. */
+export function markRead(direct: Direct, device: DeviceId, index: number): Direct {
+  const received = mergeReceipts(direct.received, [{ device, delivered: 0, ranges: [], read: index }]);
+  return { ...direct, received };
+}
+
+/**
+ * Takes in one payload.
+ * @param options.hour - The envelope's signed hour: no event counts as later than a day after it.
+ * @param options.viaInbox - It came as first contact; else on a topic of this conversation.
+ * @returns A reject changes nothing; codes in SPEC.md.
+ */
+export async function receive(
+  state: DirectState,
+  options: { readonly payload: DirectPayload; readonly hour: number; readonly viaInbox: boolean },
+  env: StepEnv,
+): Promise<OrReject<Step>> {
+  const conversation = options.viaInbox ? undefined : state.direct?.conversation;
+  const opened = await openPayload(
+    { self: state.self, payload: options.payload, pairs: state.pairs, prekeys: state.prekeys, conversation },
+    env,
+  );
+  if (isReject(opened)) return opened;
+  const before = currentRelation(state, env.now);
+  const admitted = await admit(state, opened, env);
+  if (isReject(admitted)) return admitted;
+  const moved: DirectState = {
+    ...withPair(admitted, opened.pair),
+    ...(opened.prekeys && { prekeys: opened.prekeys }),
+  };
+  const done = await take(moved, opened, options.hour, env);
+  return isReject(done) ? done : telling(before, done, env.now);
+}
+
+/**
+ * Who wrote a payload that came as first contact, from its initial messages: so that the caller can load and lock what belongs
+ * to that person before `receive`. Changes nothing.
+ */
+export async function authorOf(
+  self: Self,
+  payload: DirectPayload,
+  prekeys: PrekeyStore,
+  env: Env,
+): Promise<OrReject<DeviceCertificate>> {
+  let refused: OrReject<DeviceCertificate> = reject("conversation/not-for-me");
+  for (const init of payload.inits) {
+    if (!initHint(prekeys, init)) continue;
+    const answered = await respond({ self: self.keys, store: prekeys, init }, env);
+    if (!isReject(answered)) return answered.remote;
+    refused = answered;
+  }
+  return refused;
+}
+
+/** Is the author somebody we hear, with a device that is theirs? Makes the conversation when this is a request. */
+async function admit(state: DirectState, opened: Opened, env: Env): Promise<OrReject<DirectState>> {
+  const { event } = opened;
+  const { body } = event;
+  const own = event.author === state.self.account;
+  if (own) return acceptsFrom(state.self.list, event) && state.direct ? state : reject("conversation/unknown-device");
+  if (state.direct && event.author !== state.direct.contact) return reject("conversation/wrong-author");
+  if (!state.direct && body.type !== "contactRequest") return reject("conversation/unknown-contact");
+
+  let devices = state.direct?.devices;
+  // A list inside the event is taken before its device is judged: a new device brings its own certificate (CV35).
+  if (body.type === "contactRequest" || body.type === "contactAccept" || body.type === "deviceList") {
+    const verified = await verifyDeviceList(env.crypto, body.list, devices);
+    if (isReject(verified)) return verified;
+    const merged = devices ? mergeDeviceLists(devices, verified) : verified;
+    if (isReject(merged)) return merged;
+    devices = merged;
+  }
+  assert(devices !== undefined, "a known contact has a device list");
+  if (!acceptsFrom(devices, event)) return reject("conversation/unknown-device");
+  if (state.direct) return { ...state, direct: { ...state.direct, devices } };
+  assert(body.type === "contactRequest", "only a request makes a conversation");
+  const direct = newDirect({ contact: event.author, conversation: event.conversation, name: body.name, devices }, env);
+  return { ...state, direct };
+}
+
+/** Notes the arrival, then lets the body act. */
+async function take(state: DirectState, opened: Opened, hour: number, env: StepEnv): Promise<OrReject<Step>> {
+  const { event } = opened;
+  const { direct } = state;
+  assert(direct !== undefined, "the author was admitted");
+  if (event.index > 0 && covers(direct.received, event.device, event.index)) {
+    return { state, effects: [{ type: "receipt-due" }] };
+  }
+  const heard: Direct = {
+    ...direct,
+    clock: receiveClock(direct.clock, clampTime(event.time, hour), env.now),
+    roots: advanceRoots(env.crypto, direct.roots, env.now),
+  };
+  if (event.index === 0) return act({ state: { ...state, direct: heard }, effects: [] }, opened, env);
+
+  const known = heard.received.find(({ device }) => device === event.device) ?? receiptOf(event.device, []);
+  const parents = new Set(event.parents);
+  const heads = [...heard.heads.filter((head) => !parents.has(head)), opened.eventId].toSorted().slice(-MAX_PARENTS);
+  const noted: Direct = { ...heard, heads, received: mergeReceipts(heard.received, [withIndex(known, event.index)]) };
+  const effects: Effect[] = [
+    { type: "record", id: opened.eventId, event, bytes: opened.bytes, at: clampTime(event.time, hour) },
+    { type: "receipt-due" },
+  ];
+  return act({ state: { ...state, direct: noted }, effects }, opened, env);
+}
+
+async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<Step>> {
+  const { body } = opened.event;
+  const { state } = done;
+  const direct = state.direct!;
+  const also = (effect: Effect): Step => ({ ...done, effects: [...done.effects, effect] });
+  const becoming = (change: Partial<Direct>): Step => ({ ...done, state: { ...state, direct: { ...direct, ...change } } });
+  switch (body.type) {
+    case "message": {
+      const now = currentRelation(state, env.now);
+      return now === "accepted" || now === "requested" ? done : reject("conversation/not-accepted");
+    }
+    case "receipt":
+      return takeReceipt(state, opened, body, env);
+    case "contactRequest":
+      return takeRequest(done, opened, body, env);
+    case "contactAccept": {
+      const facts = takeFacts(state, opened, body, env);
+      return isReject(facts) ? facts : withAnswer({ ...done, state: facts }, opened, "accepted");
+    }
+    case "contactDecline":
+      return withAnswer(done, opened, "declined");
+    case "contactWithdraw":
+      return withAnswer(done, opened, "withdrawn");
+    case "rootChange": {
+      const root = checkRoot(body.root, { now: env.now });
+      if (isReject(root)) return root;
+      return becoming({ roots: adoptRoot(env.crypto, direct.roots, { root, proposedIn: 0 }, env.now) });
+    }
+    case "relays": {
+      if (opened.event.author !== direct.contact) return done;
+      const kept = direct.relays.filter((relay) => !body.remove.includes(relay) && !body.add.includes(relay));
+      return becoming({ relays: [...body.add, ...kept].slice(0, 3) });
+    }
+    case "profile":
+      return opened.event.author === direct.contact ? becoming({ name: body.name }) : done;
+    case "prekeys":
+      return { ...done, state: withBundles(state, opened.event.author, body.bundles) };
+    case "rekeyOffer": {
+      const answered = await answerOffer(opened.pair, body, env);
+      if (isReject(answered)) return answered;
+      const reply: Body = { type: "rekeyAnswer", session: body.session, answer: answered.answer };
+      return chain({ ...done, state: withPair(state, answered.pair) }, (now) => post(now, reply, env, { only: [opened.pair.device] }));
+    }
+    case "rekeyAnswer": {
+      const finished = await finishOffer(opened.pair, body, env);
+      return isReject(finished) ? finished : { ...done, state: withPair(state, finished) };
+    }
+    case "presence":
+      return also({ type: "presence", device: opened.event.device, body });
+    case "typing":
+      return also({ type: "typing", active: body.active });
+    case "deviceList": // taken by admit
+    case "instance": // the peer compares instances of its own devices
+      return done;
+  }
+}
+
+/** What a request or an acceptance tells of its author. */
+function takeFacts(
+  state: DirectState,
+  opened: Opened,
+  body: BodyOf<"contactRequest"> | BodyOf<"contactAccept">,
+  env: Env,
+): OrReject<DirectState> {
+  const direct = state.direct!;
+  const root = checkRoot(body.root, { now: env.now });
+  if (isReject(root)) return root;
+  const roots = adoptRoot(env.crypto, direct.roots, { root, proposedIn: 0 }, env.now);
+  const theirs = opened.event.author === direct.contact
+    ? { name: body.name, relays: body.relays, inbox: body.inbox, directory: body.directory }
+    : {};
+  return withBundles({ ...state, direct: { ...direct, roots, ...theirs } }, opened.event.author, body.bundles);
+}
+
+/** Prekeys for devices that stand in the author's list; others are ignored. `initiate` verifies a bundle when it is used. */
+function withBundles(state: DirectState, author: AccountId, bundles: readonly Uint8Array[]): DirectState {
+  const listed = author === state.self.account ? state.self.list : state.direct!.devices;
+  const live = new Set(liveDevices(listed).map(({ device }) => device));
+  let next = state;
+  for (const encoded of bundles) {
+    const bundle = decodeBundle(encoded);
+    if (isReject(bundle) || bundle.certificate.account !== author || !live.has(bundle.certificate.device)) continue;
+    const { device } = bundle.certificate;
+    if (device === state.self.keys.certificate.device) continue;
+    next = withPair(next, { ...(next.pairs.get(device) ?? newPair(author, device)), bundle: encoded });
+  }
+  return next;
+}
+
+async function takeRequest(
+  done: Step,
+  opened: Opened,
+  body: BodyOf<"contactRequest">,
+  env: StepEnv,
+): Promise<OrReject<Step>> {
+  const state = takeFacts(done.state, opened, body, env);
+  if (isReject(state)) return state;
+  const direct = state.direct!;
+  const { author, time } = opened.event;
+  const fact = { event: opened.eventId, from: author, at: time.wall, answer: "open" } as const;
+  const asked: DirectState = { ...state, direct: { ...direct, requests: withRequest(direct.requests, fact) } };
+  const invited = author === direct.contact ? claimInvite(asked, author, body, env) : undefined;
+  if (invited === undefined || currentRelation(asked, env.now) !== "incoming") {
+    return { ...done, state: invited ?? asked };
+  }
+  return chain({ ...done, state: invited }, (now) => answerWith(now, "accepted", env));
+}
+
+/** CV65: the request names an open invite of ours and proves that its link was seen: it is accepted before it is asked. */
+function claimInvite(
+  state: DirectState,
+  author: AccountId,
+  body: BodyOf<"contactRequest">,
+  env: Env,
+): DirectState | undefined {
+  const { inviteId, inviteProof } = body;
+  if (inviteId === undefined || inviteProof === undefined) return undefined;
+  const invite = state.invites?.find((open) => equalBytes(open.inviteId, inviteId));
+  if (invite === undefined || env.now >= invite.expiresAt) return undefined;
+  if (!equalBytes(redemptionProof(env.crypto, invite, author), inviteProof)) return undefined;
+  if (invite.usedBy.includes(author)) return state;
+  // Beyond its uses an invite brings a request that waits for the person, it does not vanish.
+  if (invite.usedBy.length >= invite.uses) return undefined;
+  const claimed = { ...invite, usedBy: [...invite.usedBy, author] };
+  return { ...state, invites: state.invites!.map((open) => (open === invite ? claimed : open)) };
+}
+
+/** An answer counts only from the side that can give it: the asked one accepts and declines, the asker withdraws. */
+function withAnswer(done: Step, opened: Opened, choice: "accepted" | "declined" | "withdrawn"): OrReject<Step> {
+  const { body, author } = opened.event;
+  assert(body.type === "contactAccept" || body.type === "contactDecline" || body.type === "contactWithdraw", "an answer");
+  const direct = done.state.direct!;
+  const request = direct.requests.find(({ event }) => event === body.request);
+  // It may overtake the request it answers: then it is offered again, because it was not receipted.
+  if (request === undefined) return reject("conversation/unknown-request");
+  if ((request.from === author) !== (choice === "withdrawn")) return reject("conversation/not-yours-to-answer");
+  const requests = withRequest(direct.requests, { ...request, answer: choice });
+  return { ...done, state: { ...done.state, direct: { ...direct, requests } } };
+}
+
+function takeReceipt(state: DirectState, opened: Opened, body: BodyOf<"receipt">, env: Env): Step {
+  const direct = state.direct!;
+  const self = state.self.keys.certificate.device;
+  // What they say of our own events ends at what we have written; of our other devices' we cannot know (CO34).
+  const said = body.devices.map((entry) => (entry.device === self ? clipReceipt(entry, direct.lastIndex) : entry));
+  const { device } = opened.event;
+  const known = direct.receipts.find(({ from }) => from === device)?.devices ?? [];
+  const others = direct.receipts.filter(({ from }) => from !== device);
+  const receipts = [{ from: device, devices: mergeReceipts(known, said) }, ...others].slice(0, MAX_RECEIPT_SENDERS);
+  const receipted = (index: number): boolean => covers(receipts[0]!.devices, self, index);
+  const roots = isTheirs(direct, device) ? activateRoots(direct.roots, receipted, env.now) : direct.roots;
+  return { state: { ...state, direct: { ...direct, receipts, roots } }, effects: [{ type: "receipted" }] };
+}

@@ -1,0 +1,258 @@
+/**
+ * Runs the steps of direct conversations: loads what a step reads, lets it decide, writes what it changed and recorded in the
+ * same batch, and hands what must leave to `outbound` once the batch is on the disk.
+ */
+import type { Infer } from "#protocols/base/codec.ts";
+import type { AccountId, ConversationId, DeviceId, EventId } from "#protocols/base/ids.ts";
+import { assert, isReject, type OrReject } from "#protocols/base/reject.ts";
+import { directConversationId, type Event } from "#protocols/content/content.ts";
+import {
+  type Direct,
+  type DirectState,
+  type Effect,
+  missingReceipts,
+  type Step,
+  type StepEnv,
+} from "#protocols/conversation/direct.ts";
+import type { DevicePair } from "#protocols/conversation/pair.ts";
+import { liveDevices } from "#protocols/identity/identity.ts";
+import type { ReadTx, Tx } from "#src/runtime/driver.ts";
+import { comparePositions, insertOrdered } from "./order.ts";
+import {
+  ALL,
+  contactLog,
+  directTable,
+  eventIndexTable,
+  eventLog,
+  invitesTable,
+  LOCKS,
+  outboxLog,
+  pairTable,
+  prekeysTable,
+  SELF,
+  summaryTable,
+} from "./tables.ts";
+import { stepEnv, type World } from "./world.ts";
+
+/** A held event, as the outbox keeps it. */
+export type HeldRow = { readonly n: number; readonly account: AccountId } & Infer<typeof outboxLog.schema>;
+
+/** What a committed step lets out. */
+export type Outcome = {
+  readonly account: AccountId;
+  readonly before: Direct | undefined;
+  readonly direct: Direct;
+  readonly effects: readonly Effect[];
+  readonly held: readonly HeldRow[];
+  readonly settled: readonly HeldRow[];
+  readonly recorded: readonly Recorded[];
+  /** What is heard, or where, may have changed. */
+  readonly routesChanged: boolean;
+};
+
+export type Recorded = { readonly id: EventId; readonly event: Event; readonly row: number; readonly own: boolean };
+
+export type StepOptions = {
+  /** The step may need prekeys: a request, an answer, a payload with initial messages. */
+  readonly prekeys?: boolean;
+  readonly invites?: boolean;
+};
+
+export class Directs {
+  readonly #world: World;
+  readonly #outbound: (outcome: Outcome) => void;
+  /** Rows held for each contact, in order: the committed outbox, in memory. */
+  readonly #held = new Map<AccountId, Map<number, HeldRow>>();
+  readonly #heldById = new Map<EventId, HeldRow>();
+  readonly #byConversation = new Map<ConversationId, AccountId>();
+
+  constructor(world: World, outbound: (outcome: Outcome) => void) {
+    this.#world = world;
+    this.#outbound = outbound;
+  }
+
+  /** Reads the outbox and who there is. @returns All direct conversations. */
+  async load(): Promise<readonly Direct[]> {
+    return this.#world.driver.read(async (tx) => {
+      const directs: Direct[] = [];
+      for (const account of await this.#accounts(tx)) {
+        const direct = await tx.get(directTable, account);
+        assert(direct !== undefined, "a listed contact has a conversation");
+        this.#byConversation.set(direct.conversation, account);
+        const rows = await tx.rows(outboxLog, account);
+        this.#hold(account, rows.map(({ n, value }) => ({ n, account, ...value })));
+        directs.push(direct);
+      }
+      return directs;
+    });
+  }
+
+  async #accounts(tx: ReadTx): Promise<readonly AccountId[]> {
+    return (await tx.rows(contactLog, ALL)).map(({ value }) => value);
+  }
+
+  all(): Promise<readonly Direct[]> {
+    return this.#world.driver.read(async (tx) => {
+      const directs = await Promise.all((await this.#accounts(tx)).map((account) => tx.get(directTable, account)));
+      return directs.filter((direct) => direct !== undefined);
+    });
+  }
+
+  get(account: AccountId): Promise<Direct | undefined> {
+    return this.#world.driver.read((tx) => tx.get(directTable, account));
+  }
+
+  accountOf(conversation: ConversationId): AccountId | undefined {
+    return this.#byConversation.get(conversation);
+  }
+
+  conversationWith(account: AccountId): ConversationId {
+    return directConversationId(this.#world.crypto, this.#world.identity.account, account);
+  }
+
+  heldFor(account: AccountId): ReadonlyMap<number, HeldRow> {
+    return this.#held.get(account) ?? new Map();
+  }
+
+  /** The held row of an event of ours, until it is settled. */
+  held(id: EventId): HeldRow | undefined {
+    return this.#heldById.get(id);
+  }
+
+  heldCount(): number {
+    return this.#heldById.size;
+  }
+
+  #hold(account: AccountId, rows: readonly HeldRow[]): void {
+    const held = this.#held.get(account) ?? new Map<number, HeldRow>();
+    for (const row of rows) {
+      held.set(row.n, row);
+      this.#heldById.set(row.id, row);
+    }
+    this.#held.set(account, held);
+  }
+
+  #locks(account: AccountId, options: StepOptions): readonly string[] {
+    const locks = [LOCKS.direct(account)];
+    if (liveDevices(this.#world.identity.self.list).length > 1) locks.push(LOCKS.ownDevices);
+    if (options.prekeys) locks.push(LOCKS.prekeys);
+    if (options.invites) locks.push(LOCKS.invites);
+    if (!this.#held.has(account)) locks.push(LOCKS.contacts);
+    return locks;
+  }
+
+  /**
+   * One step on the conversation with `account`: `decide` gets the state, and what it returns is committed.
+   * @returns Once it is durable; a reject changed nothing.
+   */
+  async step(
+    account: AccountId,
+    options: StepOptions,
+    decide: (state: DirectState, env: StepEnv, tx: Tx) => Promise<OrReject<Step>>,
+  ): Promise<OrReject<Direct>> {
+    return this.#world.driver.run(this.#locks(account, options), async (tx) => {
+      const before = await this.#state(tx, account, options);
+      const env = stepEnv(this.#world);
+      const done = await decide(before, env, tx);
+      if (isReject(done)) return done;
+      const outcome = await this.#write(tx, account, before, done);
+      tx.release(() => this.#released(outcome));
+      return outcome.direct;
+    });
+  }
+
+  /** A write beside the conversation, under its lock. */
+  locked<T>(account: AccountId, body: (tx: Tx) => Promise<T>): Promise<T> {
+    return this.#world.driver.run([LOCKS.direct(account)], body);
+  }
+
+  async #state(tx: Tx, account: AccountId, options: StepOptions): Promise<DirectState> {
+    const { self, profile } = this.#world.identity;
+    const direct = await tx.get(directTable, account);
+    const devices = [...(direct ? liveDevices(direct.devices) : []), ...liveDevices(self.list)];
+    const pairs = new Map<DeviceId, DevicePair>();
+    for (const { device } of devices) {
+      const pair = device === self.keys.certificate.device ? undefined : await tx.get(pairTable, device);
+      if (pair) pairs.set(device, pair);
+    }
+    const prekeys = options.prekeys ? await tx.get(prekeysTable, SELF) : undefined;
+    const invites = options.invites ? ((await tx.get(invitesTable, SELF)) ?? []) : undefined;
+    return { self, profile, direct, pairs, ...(prekeys && { prekeys }), ...(invites && { invites }) };
+  }
+
+  async #write(tx: Tx, account: AccountId, before: DirectState, done: Step): Promise<Outcome> {
+    const { state, effects } = done;
+    assert(state.direct !== undefined, "a step leaves a conversation");
+    const { direct } = state;
+    if (direct !== before.direct) tx.put(directTable, account, direct);
+    if (before.direct === undefined) await tx.append(contactLog, ALL, account);
+    for (const [device, pair] of state.pairs) {
+      if (pair !== before.pairs.get(device)) tx.put(pairTable, device, pair);
+    }
+    if (state.prekeys && state.prekeys !== before.prekeys) tx.put(prekeysTable, SELF, state.prekeys);
+    if (state.invites && state.invites !== before.invites) tx.put(invitesTable, SELF, state.invites);
+
+    const recorded = await this.#record(tx, direct, effects);
+    const held: HeldRow[] = [];
+    for (const effect of effects) {
+      if (effect.type !== "hold") continue;
+      const at = recorded.find(({ id }) => id === effect.id);
+      assert(at !== undefined, "what is held was recorded");
+      const { id, index, devices } = effect;
+      const row = { id, index, devices, row: at.row, visible: at.event.body.type === "message" };
+      held.push({ n: await tx.append(outboxLog, account, row), account, ...row });
+    }
+    const settled = effects.some(({ type }) => type === "receipted") ? this.#settled(account, direct) : [];
+    for (const { n } of settled) tx.deleteAt(outboxLog, account, n);
+    const was = before.direct;
+    const routesChanged = direct.roots !== was?.roots || direct.relays !== was.relays || direct.redemption !== was.redemption;
+    return { account, before: was, direct, effects, held, settled, recorded, routesChanged };
+  }
+
+  /** Appends what was written and received, sorts messages into the conversation and counts what is unread. */
+  async #record(tx: Tx, direct: Direct, effects: readonly Effect[]): Promise<readonly Recorded[]> {
+    const { conversation } = direct;
+    const recorded: Recorded[] = [];
+    let summary = await tx.get(summaryTable, conversation);
+    const before = summary;
+    for (const effect of effects) {
+      if (effect.type !== "record") continue;
+      const { id, event, bytes, at } = effect;
+      const row = await tx.append(eventLog, conversation, { id, event: bytes });
+      tx.put(eventIndexTable, id, { conversation, row });
+      const own = event.author === this.#world.identity.account;
+      recorded.push({ id, event, row, own });
+      if (event.body.type !== "message") continue;
+      const entry = { ...at, id, row };
+      await insertOrdered(tx, conversation, entry);
+      const last = summary?.last;
+      summary = {
+        unread: (summary?.unread ?? 0) + (own ? 0 : 1),
+        last: last !== undefined && comparePositions(last, entry) > 0 ? last : entry,
+      };
+    }
+    if (summary !== before && summary) tx.put(summaryTable, conversation, summary);
+    return recorded;
+  }
+
+  /** Rows that nobody owes a receipt for any more. */
+  #settled(account: AccountId, direct: Direct): readonly HeldRow[] {
+    const settled: HeldRow[] = [];
+    for (const row of this.heldFor(account).values()) {
+      const missing = missingReceipts(direct, this.#world.identity.device, row.index, row.devices);
+      if (missing.length === 0) settled.push(row);
+    }
+    return settled;
+  }
+
+  #released(outcome: Outcome): void {
+    const { account, direct, held, settled } = outcome;
+    this.#byConversation.set(direct.conversation, account);
+    this.#hold(account, held);
+    for (const { n, id } of settled) {
+      this.#held.get(account)?.delete(n);
+      this.#heldById.delete(id);
+    }
+    this.#outbound(outcome);
+  }
+}

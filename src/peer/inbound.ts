@@ -1,0 +1,209 @@
+/**
+ * Everything that comes in, from gossip, mailboxes and the inbox, goes through here: checked at the door, opened once, handed
+ * to the step of its conversation. What cannot be opened yet is parked; what never can be is counted and forgotten.
+ */
+import type { AccountId, EnvelopeId, PeerId, TopicId } from "#protocols/base/ids.ts";
+import { isReject, type OrReject, type Reject } from "#protocols/base/reject.ts";
+import { authorOf, receive } from "#protocols/conversation/direct.ts";
+import { decodePayload, type DirectPayload } from "#protocols/conversation/message.ts";
+import {
+  type EnvelopeInfo,
+  openDeposit,
+  openEnvelope,
+  verifyDeposit,
+  verifyEnvelope,
+} from "#protocols/envelope/envelope.ts";
+import type { Verdict } from "#src/runtime/ports.ts";
+import type { Directs } from "./directs.ts";
+import { MAX_PARKED, parkedLog, prekeysTable, SELF } from "./tables.ts";
+import type { HeardTopic, Topics } from "./topics.ts";
+import { stepEnv, type World } from "./world.ts";
+
+/** Envelope ids remembered in memory, so that what comes by several ways is opened once: an hour of a busy peer. */
+const MAX_REMEMBERED = 32_768;
+
+/** Parked for want of something that another message brings (DESIGN section 2). */
+const NOT_YET: ReadonlySet<string> = new Set(["ratchet/too-far", "conversation/unknown-request", "conversation/not-accepted"]);
+
+export class Inbound {
+  readonly #world: World;
+  readonly #directs: Directs;
+  readonly #topics: Topics;
+  /** Taken in, or being taken in. Insertion order is age. */
+  readonly #remembered = new Map<EnvelopeId, Promise<void> | undefined>();
+  readonly #parked = new Map<AccountId, number>();
+  readonly #unparking = new Set<AccountId>();
+  /** How often each code refused something; for the status and for tests. No ids. */
+  readonly rejects = new Map<string, number>();
+
+  constructor(world: World, directs: Directs, topics: Topics) {
+    this.#world = world;
+    this.#directs = directs;
+    this.#topics = topics;
+  }
+
+  async load(accounts: readonly AccountId[]): Promise<void> {
+    await this.#world.driver.read(async (tx) => {
+      for (const account of accounts) this.#parked.set(account, (await tx.rows(parkedLog, account)).length);
+    });
+  }
+
+  parkedCount(): number {
+    let count = 0;
+    for (const parked of this.#parked.values()) count += parked;
+    return count;
+  }
+
+  /** Whether it is here; while it is being taken in, the answer waits for the commit. */
+  seen(id: EnvelopeId): boolean | Promise<boolean> {
+    if (!this.#remembered.has(id)) return false;
+    const work = this.#remembered.get(id);
+    return work === undefined || work.then(() => true, () => false);
+  }
+
+  /** Our own envelope: it need not be opened when it comes back. */
+  remember(id: EnvelopeId): void {
+    this.#remember(id, undefined);
+  }
+
+  #remember(id: EnvelopeId, work: Promise<void> | undefined): void {
+    this.#remembered.set(id, work);
+    if (this.#remembered.size <= MAX_REMEMBERED) return;
+    const [oldest] = this.#remembered.keys();
+    this.#remembered.delete(oldest!);
+  }
+
+  /** The validator of gossip. Opening goes on after the verdict: others need not wait for our disk. */
+  async validate(topic: TopicId, bytes: Uint8Array, _from: PeerId): Promise<Verdict> {
+    const heard = this.#topics.get(topic);
+    if (heard === undefined) return "ignore";
+    const info = await verifyEnvelope(this.#world.crypto, bytes, { now: this.#world.now() });
+    if (isReject(info)) {
+      this.#count(info);
+      return info.code === "envelope/expired" || info.code === "envelope/from-the-future" ? "ignore" : "reject";
+    }
+    if (info.topic !== topic) return "reject";
+    void this.#once(heard, info, bytes).catch((error: unknown) => this.#failed(error));
+    return "accept";
+  }
+
+  /** A batch of a mailbox's log. @throws Failure when the store failed: then none of it counts as taken. */
+  async envelopes(batch: readonly Uint8Array[]): Promise<void> {
+    await Promise.all(batch.map((bytes) => this.#fromMailbox(bytes)));
+  }
+
+  async #fromMailbox(bytes: Uint8Array): Promise<void> {
+    const info = await verifyEnvelope(this.#world.crypto, bytes, { now: this.#world.now() });
+    if (isReject(info)) return this.#count(info);
+    const heard = this.#topics.get(info.topic);
+    if (heard) await this.#once(heard, info, bytes);
+  }
+
+  #failed(error: unknown): void {
+    // The driver has told of the store's failure already; gossip is repeated by its sender until we receipt it.
+    const message = error instanceof Error ? error.message : "unknown";
+    this.#world.tell({ type: "warning", code: "peer/not-taken", message });
+  }
+
+  #once(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<void> {
+    if (this.#remembered.has(info.id)) return this.#remembered.get(info.id) ?? Promise.resolve();
+    const work = this.#open(heard, info, bytes).then(
+      () => this.#remember(info.id, undefined),
+      (error: unknown) => {
+        this.#remembered.delete(info.id);
+        throw error;
+      },
+    );
+    this.#remember(info.id, work);
+    return work;
+  }
+
+  async #open(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<void> {
+    const refused = await this.#attempt(heard, info, bytes);
+    if (refused === undefined) return this.#unpark(heard.account);
+    if (!NOT_YET.has(refused.code) || info.kind === "ephemeral") return this.#count(refused);
+    await this.#park(heard.account, info.id, bytes);
+  }
+
+  /** @returns Why not, or undefined when it was taken in. */
+  async #attempt(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<Reject | undefined> {
+    const opened = await openEnvelope(this.#world.crypto, heard.keys, bytes);
+    if (isReject(opened)) return opened;
+    const payload = decodePayload(opened.payload);
+    if (isReject(payload)) return payload;
+    const taken = await this.#take(heard.account, payload, { hour: info.hour, viaInbox: false });
+    return isReject(taken) ? taken : undefined;
+  }
+
+  #take(account: AccountId, payload: DirectPayload, options: { readonly hour: number; readonly viaInbox: boolean }) {
+    const prekeys = payload.inits.length > 0;
+    // A request on a topic is one that crossed ours; it may claim an invite too.
+    return this.#directs.step(account, { prekeys, invites: prekeys }, (state, env) =>
+      receive(state, { payload, ...options }, env),
+    );
+  }
+
+  /** First contact, as our mailboxes hand it over. @throws Failure when the store failed. */
+  async deposits(batch: readonly Uint8Array[]): Promise<void> {
+    for (const bytes of batch) {
+      const taken = await this.#deposit(bytes);
+      if (isReject(taken)) this.#count(taken);
+    }
+  }
+
+  async #deposit(bytes: Uint8Array): Promise<OrReject<unknown>> {
+    const { crypto, driver, identity } = this.#world;
+    const verified = await verifyDeposit(crypto, bytes, { now: this.#world.now() });
+    if (isReject(verified)) return verified;
+    const opened = await openDeposit(crypto, identity.inbox, bytes);
+    if (isReject(opened)) return opened;
+    const payload = decodePayload(opened.payload);
+    if (isReject(payload)) return payload;
+    const prekeys = await driver.read((tx) => tx.get(prekeysTable, SELF));
+    if (prekeys === undefined) return undefined;
+    const author = await authorOf(identity.self, payload, prekeys, stepEnv(this.#world));
+    if (isReject(author)) return author;
+    return this.#take(author.account, payload, { hour: opened.info.hour, viaInbox: true });
+  }
+
+  async #park(account: AccountId, id: EnvelopeId, envelope: Uint8Array): Promise<void> {
+    if ((this.#parked.get(account) ?? 0) >= MAX_PARKED) return this.#count({ type: "reject", code: "peer/parking-full" });
+    await this.#directs.locked(account, async (tx) => {
+      await tx.append(parkedLog, account, { id, envelope });
+    });
+    this.#parked.set(account, (this.#parked.get(account) ?? 0) + 1);
+  }
+
+  /** After something opened, what waited may open too. One pass at a time; a pass that opened something asks for another. */
+  async #unpark(account: AccountId): Promise<void> {
+    if ((this.#parked.get(account) ?? 0) === 0 || this.#unparking.has(account)) return;
+    this.#unparking.add(account);
+    try {
+      let progress = true;
+      while (progress) progress = await this.#unparkPass(account);
+    } finally {
+      this.#unparking.delete(account);
+    }
+  }
+
+  async #unparkPass(account: AccountId): Promise<boolean> {
+    const { driver, crypto } = this.#world;
+    const rows = await driver.read((tx) => tx.rows(parkedLog, account, { limit: MAX_PARKED }));
+    let progress = false;
+    for (const { n, value } of rows) {
+      const info = await verifyEnvelope(crypto, value.envelope, { now: this.#world.now() });
+      const heard = isReject(info) ? undefined : this.#topics.get(info.topic);
+      const refused = isReject(info) ? info : heard ? await this.#attempt(heard, info, value.envelope) : undefined;
+      if (refused && NOT_YET.has(refused.code)) continue;
+      if (refused) this.#count(refused);
+      progress ||= refused === undefined;
+      await this.#directs.locked(account, async (tx) => tx.deleteAt(parkedLog, account, n));
+      this.#parked.set(account, Math.max(0, (this.#parked.get(account) ?? 0) - 1));
+    }
+    return progress;
+  }
+
+  #count(refused: Reject): void {
+    this.rejects.set(refused.code, (this.rejects.get(refused.code) ?? 0) + 1);
+  }
+}

@@ -114,6 +114,8 @@ export class Driver {
   #collecting = new Batch();
   #flushing: Batch | undefined;
   #writing = false;
+  /** What the commit under way came to. */
+  #verdict: Promise<{ readonly error: unknown } | undefined> | undefined;
   #probeDue = false;
 
   /** Steps admitted and neither on the disk nor discarded. */
@@ -218,6 +220,7 @@ export class Driver {
           rows: (log, parent, range = {}) => this.#shelf.rows(log, parent, range, []),
         });
       } catch (error) {
+        await this.#judged(error);
         if (!(error instanceof Failure) || generation === this.#generation || attempt === READ_ATTEMPTS) throw error;
       }
     }
@@ -330,6 +333,7 @@ export class Driver {
       result = await this.#start(body, tx);
       await tx.keepPositions();
     } catch (error) {
+      await this.#judged(error);
       // The store went away under the body: what failed is the commit it would have built on.
       throw error instanceof Failure ? (view.discarded() ?? error) : error;
     } finally {
@@ -397,13 +401,13 @@ export class Driver {
       batch.probesRoom = this.#probeDue;
       this.#probeDue = false;
       this.#admitWaiting();
-      try {
-        await this.#commit(this.#store, batch);
-      } catch (error) {
-        await this.#discard(batch, error);
-        continue;
-      }
-      this.#landed(batch);
+      this.#verdict = this.#commit(this.#store, batch).then(
+        () => undefined,
+        (error: unknown) => ({ error }),
+      );
+      const failed = await this.#verdict;
+      if (failed !== undefined) await this.#discard(batch, failed.error);
+      else this.#landed(batch);
       if (this.#stopped !== undefined) await this.#closeStore();
     }
     this.#writing = false;
@@ -532,6 +536,11 @@ export class Driver {
     if (this.#reopening !== undefined) await this.#reopening;
     if (this.#stopped !== undefined) throw this.#stopped;
     if (this.#store === undefined) throw this.#full ?? closedFailure();
+  }
+
+  /** A store dies a moment before we hear of the commit that killed it: who meets it dead waits for that. */
+  async #judged(error: unknown): Promise<void> {
+    if (error instanceof Failure && error.code === "store/closed") await this.#verdict;
   }
 
   async #closeStore(): Promise<void> {

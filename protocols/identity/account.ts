@@ -5,7 +5,7 @@ import type { AccountId, InboxId } from "#protocols/base/ids.ts";
 import { type OrReject, reject } from "#protocols/base/reject.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
 
-/** The account's own secrets: phrase -> root seed -> account secret -> inbox keys. Spec: ./SPEC.md ID1-ID5, ID20-ID24. */
+/** The account's own secrets: phrase -> root seed -> account secret -> inbox keys. Spec: ./SPEC.md ID1-ID5, ID20-ID21. */
 
 const PHRASE_WORDS = 24;
 /** 24 words of at most 8 letters need 215 characters; generous spacing fits, a pasted book does not. */

@@ -144,7 +144,7 @@ describe("phrase and account keys", () => {
     expect(rootSeedFromPhrase(suite, zeros)).toEqual(suite.hkdf({ ikm: new Uint8Array(32), info, length: 32 }));
   });
 
-  test("[ID20] all devices of an account derive the same inbox, and no other account does", async () => {
+  test("[ID20] [ID21] all devices of an account derive the same inbox, and no other account does", async () => {
     const secret = accountSecret(suite, rootSeed);
     const inbox = await inboxKeys(suite, secret);
     expect(await inboxKeys(suite, secret.slice())).toEqual(inbox);
@@ -157,7 +157,7 @@ describe("phrase and account keys", () => {
 });
 
 describe("certificates", () => {
-  test("[ID6] a new device is its account's, and its keys are those of the certificate", async () => {
+  test("[ID4] [ID6] [ID9] a new device is its account's, and its keys are those of the certificate", async () => {
     const { certificate, signSeed, dhSecret } = keys;
     expect(certificate.account).toBe(account);
     expect(certificate.createdAt).toBe(env.now);
@@ -357,7 +357,7 @@ describe("device lists", () => {
 });
 
 describe("safety number", () => {
-  test("[ID25] sixty digits, the same from both sides, others for others", async () => {
+  test("[ID25] [ID26] [ID27] sixty digits, the same from both sides, others for others", async () => {
     const other = await accountId(suite, otherSeed);
     const number = safetyNumber(suite, account, other);
     expect(number).toMatch(/^(\d{5} ){11}\d{5}$/);
@@ -366,6 +366,19 @@ describe("safety number", () => {
     const [half] = number.split(" ");
     expect(safetyNumber(suite, account, third)).not.toBe(number);
     expect(half).toHaveLength(5);
+  });
+
+  test("[ID25] [ID26] digits by another way: BigInt over the iterated hash", async () => {
+    const other = await accountId(suite, otherSeed);
+    const halves = [account, other].map((one) => {
+      const key = fromHex(one)!;
+      let hash = suite.sha256(new Uint8Array([...new TextEncoder().encode("skein/1/safety-number"), ...key]));
+      for (let round = 2; round <= 1024; round++) hash = suite.sha256(new Uint8Array([...hash, ...key]));
+      const groups = Array.from({ length: 6 }, (_, i) => BigInt(`0x${toHex(hash.slice(5 * i, 5 * i + 5))}`) % 100_000n);
+      return { hash: toHex(hash), text: groups.map((group) => String(group).padStart(5, "0")).join(" ") };
+    });
+    const [low, high] = halves.toSorted((a, b) => (a.hash < b.hash ? -1 : 1));
+    expect(safetyNumber(suite, account, other)).toBe(`${low!.text} ${high!.text}`);
   });
 
   test("[ID28] a scanned code tells mine from another's", async () => {

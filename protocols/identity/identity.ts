@@ -30,7 +30,7 @@ const certificateBody = {
 };
 const certificateBodySchema = struct(certificateBody);
 
-/** Wire: about 185 bytes. The signature is the account's, over everything before it. */
+/** Wire: 179 bytes. The signature is the account's, over everything before it. */
 export const deviceCertificateSchema = struct({ ...certificateBody, signature: bytes(64) });
 export type DeviceCertificate = Infer<typeof deviceCertificateSchema>;
 
@@ -44,7 +44,7 @@ const revocationBody = {
 };
 const revocationBodySchema = struct(revocationBody);
 
-/** Wire: about 155 bytes. */
+/** Wire: at most 154 bytes. */
 export const revocationSchema = struct({ ...revocationBody, signature: bytes(64) });
 export type Revocation = Infer<typeof revocationSchema>;
 

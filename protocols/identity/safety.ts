@@ -4,7 +4,7 @@ import type { AccountId } from "#protocols/base/ids.ts";
 import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
 
-/** Two people compare what they see of each other, by reading digits aloud or by scanning. Spec: ./SPEC.md ID25-ID29. */
+/** Two people compare what they see of each other, by reading digits aloud or by scanning. Spec: ./SPEC.md ID25-ID28. */
 
 /**
  * Hashes in a row for one half. Digits hold 99.7 bits of a key; this makes each guess of a look-alike dearer, as Signal's

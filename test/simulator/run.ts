@@ -36,7 +36,8 @@ export type SimulationOptions = {
   readonly messages?: number;
   readonly settleMinutes?: number;
   readonly relays?: number;
-  readonly program: Program;
+  /** What is simulated; by default what ships. */
+  readonly program?: Program;
 };
 
 export type Report = {
@@ -66,7 +67,8 @@ export type Report = {
 };
 
 export async function simulate(options: SimulationOptions): Promise<Report> {
-  const { seed, minutes, program } = options;
+  const { seed, minutes } = options;
+  const program = options.program ?? (await import("./shipping.ts")).shippingProgram();
   const kinds = options.faults ?? FAULTS;
   const startedMs = performance.now();
   const world = new World({

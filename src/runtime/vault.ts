@@ -116,7 +116,7 @@ export class Vault {
 
   /** The first `length` bytes of number | HMAC(number | text): 17 for a table's key, 9 for a log's prefix. */
   storeKey(number: number, text: string, length: number): Uint8Array {
-    const name = `${number}:${text}`;
+    const name = `${number}:${length}:${text}`;
     const known = this.#storeKeys.get(name);
     if (known !== undefined) return known;
     assert(this.#open, "the vault is open");

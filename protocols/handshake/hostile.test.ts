@@ -36,6 +36,14 @@ function flipped(bytes: Uint8Array, at = 0): Uint8Array {
   return bytes.map((byte, i) => (i === at ? byte ^ 1 : byte));
 }
 
+/** `plaintext` with `to` where `from` stood. */
+function replaced(plaintext: Uint8Array, from: Uint8Array, to: Uint8Array = new Uint8Array(from.length)): Uint8Array {
+  const at = plaintext.findIndex((_, i) => equalBytes(plaintext.subarray(i, i + from.length), from));
+  expect(at).toBeGreaterThan(0);
+  plaintext.set(to, at);
+  return plaintext;
+}
+
 describe("bundles", () => {
   it("[HS3] every changed field is found: certificate, prekeys, their kinds, ids and expiries, the whole", async () => {
     const { env, bob } = await twoDevices("bundle");
@@ -186,16 +194,14 @@ describe("initial messages", () => {
     const lastResort = await bundleOf(bob, env);
     const { init } = must(await start(alice, oneTime, env));
     const swap = (from: Uint8Array, to: Uint8Array) =>
-      reseal(crypto, bob, init, (plaintext) => {
-        const at = plaintext.findIndex((_, i) => equalBytes(plaintext.subarray(i, i + 8), from));
-        expect(at).toBeGreaterThan(0);
-        plaintext.set(to, at);
-        return plaintext;
-      });
+      reseal(crypto, bob, init, (plaintext) => replaced(plaintext, from, to));
     const unknown = reject("handshake/unknown-prekey");
     expect(await answer(bob, await swap(oneTime.kemPrekey.id, lastResort.kemPrekey.id), env)).toEqual(unknown);
     expect(await answer(bob, await swap(oneTime.oneTimePrekey!.id, env.random(8)), env)).toEqual(unknown);
     expect(await answer(bob, await swap(oneTime.signedPrekey.id, env.random(8)), env)).toEqual(unknown);
+    const plain = must(await start(alice, lastResort, env));
+    const renamed = await reseal(crypto, bob, plain.init, (plaintext) => replaced(plaintext, lastResort.kemPrekey.id));
+    expect(await answer(bob, renamed, env)).toEqual(unknown);
   });
 
   it("[HS25] wrong lengths, other devices' messages and broken seals", async () => {
@@ -242,11 +248,7 @@ describe("initial messages", () => {
     const encoded = encodeCertificate(other.keys.certificate);
     const own = encodeCertificate(bob.keys.certificate);
     expect(own.length).toBe(encoded.length);
-    const looped = await reseal(crypto, bob, init, (plaintext) => {
-      const at = plaintext.findIndex((_, i) => equalBytes(plaintext.subarray(i, i + encoded.length), encoded));
-      plaintext.set(own, at);
-      return plaintext;
-    });
+    const looped = await reseal(crypto, bob, init, (plaintext) => replaced(plaintext, encoded, own));
     expect(await answer(bob, looped, env)).toEqual(reject("handshake/self"));
   });
 

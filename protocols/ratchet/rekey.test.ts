@@ -130,12 +130,18 @@ describe("a rekey", () => {
 
   it("[RA25] a chain that names a rekey nobody answered is rejected", async () => {
     const { initiator, responder } = await talkingEnds(testEnv(crypto, "unknown"));
-    const { rekey } = initiator.state;
+    const honest = initiator.state;
+    const { rekey } = honest;
     const ready = { ...rekey, ownNumber: 1, own: { type: "ready", secret: new Uint8Array(32) } } as const;
     initiator.state = { ...initiator.state, rekey: ready };
     const before = encode(ratchetSchema, responder.state);
     expect(await responder.receive(await initiator.send())).toEqual(reject("ratchet/unknown-rekey"));
     expect(encode(ratchetSchema, responder.state)).toEqual(before);
+    // Nor does an answer to the first make a second.
+    initiator.state = { ...honest, rekey: { ...rekey, ownNumber: 2, own: ready.own } };
+    const { offer: bytes } = await offerRekey({ ...honest, rekey }, initiator.env);
+    must(await accept(responder, bytes));
+    expect(await responder.receive(await initiator.send())).toEqual(reject("ratchet/unknown-rekey"));
   });
 });
 

@@ -112,7 +112,10 @@ export class FaultSchedule {
     const forUs = dice.spread(2 * SECOND_US, 5 * MINUTE_US);
     const victim: Machine<unknown> = dice.pick(peers);
     const episode = EPISODES[kind];
-    if (episode !== undefined) return this.#weather(victim.name, { ...this.#usual(), ...episode }, forUs);
+    if (episode !== undefined) {
+      const where = dice.chance(0.5) ? victim.name : "";
+      return this.#weather(where, { ...this.#usual(), ...episode }, dice.spread(MINUTE_US, 20 * MINUTE_US));
+    }
     if (isCommitFault(kind)) return dice.pick([...peers, ...relays]).disk.arm(kind);
     const crash = { silent: dice.chance(0.3), downForUs: dice.spread(50_000, 5 * MINUTE_US) };
     switch (kind) {
@@ -144,7 +147,10 @@ export class FaultSchedule {
   #weather(host: string, weather: Weather, forUs: number): void {
     const { internet, scheduler } = this.#world;
     internet.setWeather(weather, host);
-    scheduler.after(forUs, "fault/weather-clears", undefined, () => internet.setWeather(undefined, host));
+    scheduler.after(forUs, "fault/weather-clears", undefined, () => {
+      if (this.#over) return;
+      internet.setWeather(host === "" ? this.#usual() : undefined, host);
+    });
   }
 
   /** Two sides that do not hear each other; or of which only one hears the other. */

@@ -60,6 +60,8 @@ export type Report = {
   readonly checked: Readonly<Record<string, number>>;
   readonly violations: readonly string[];
   readonly traceHash: string;
+  /** The command that does exactly this again. */
+  readonly replay: string;
   readonly wallMs: number;
   /** Events a second, and virtual time over wall time. */
   readonly eventsPerSecond: number;
@@ -128,10 +130,19 @@ export async function simulate(options: SimulationOptions): Promise<Report> {
     checked: Object.fromEntries(verdicts.map(({ name, checked }) => [name, checked])),
     violations: [...violations, ...world.violations, ...told(verdicts)],
     traceHash: world.trace.digest(),
+    replay: replay(options),
     wallMs,
     eventsPerSecond: Math.round((scheduler.events * 1_000) / Math.max(1, wallMs)),
     speed: Math.round(scheduler.nowUs / 1_000 / Math.max(1, wallMs)),
   };
+}
+
+function replay({ seed, peers, minutes, faults, messages }: SimulationOptions): string {
+  const kinds = faults === undefined || faults.length === FAULTS.length ? "all" : faults.join(",") || "none";
+  const words = [`npx skein sim --seed ${seed} --peers ${peers} --minutes ${minutes}`];
+  if (kinds !== "all") words.push(`--faults ${kinds}`);
+  if (messages !== undefined) words.push(`--messages ${messages}`);
+  return words.join(" ");
 }
 
 /** @returns Virtual minutes until everything had arrived, or null. */

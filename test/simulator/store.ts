@@ -84,7 +84,7 @@ export class Disk {
         return new Promise((resolve, reject) => {
           scheduler.after(dice.between(200, 2_000), "store/open", process, () => {
             if (this.#lockedBy !== undefined) {
-              reject(new Failure("store/locked", "another process has this store open"));
+              reject(new Failure("store/locked", "another process has this store open", { retryable: true }));
               return;
             }
             this.#lockedBy = process;

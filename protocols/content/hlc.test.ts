@@ -28,6 +28,11 @@ describe("hybrid logical clock", () => {
     );
   });
 
+  test("[CO21] two events of one millisecond count", () => {
+    expect(tick({ wall: NOW, counter: 0 }, NOW)).toEqual({ wall: NOW, counter: 1 });
+    expect(tick({ wall: NOW, counter: 9 }, NOW + 1)).toEqual({ wall: NOW + 1, counter: 0 });
+  });
+
   test("[CO21] a clock set back keeps the order by counting", () => {
     let clock: Hlc = { wall: NOW, counter: MAX_COUNTER - 1 };
     clock = tick(clock, NOW - HOUR_MS);

@@ -21,7 +21,10 @@ const DEVICES = ["0a", "0b", "0c"].map((text) => text.repeat(32) as DeviceId);
 const [device] = DEVICES as [DeviceId];
 const HIGHEST = 40;
 
-const indexSets = fc.array(fc.integer({ min: 1, max: HIGHEST }), { maxLength: 30 });
+/** Some with a long contiguous part, which chance alone hardly makes. */
+const indexSets = fc
+  .tuple(fc.nat(HIGHEST), fc.array(fc.integer({ min: 1, max: HIGHEST }), { maxLength: 30 }), fc.boolean())
+  .map(([contiguous, loose, both]) => [...(both ? Array.from({ length: contiguous }, (_, i) => i + 1) : []), ...loose]);
 const entries: fc.Arbitrary<DeviceReceipt> = fc
   .record({ device: fc.constantFrom(...DEVICES), indices: indexSets, read: fc.integer({ min: 0, max: HIGHEST }) })
   .map(({ device: author, indices, read }) => receiptOf(author, indices, read));

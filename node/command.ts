@@ -39,7 +39,7 @@ export type Input<O extends OptionSpecs, P extends readonly string[]> = {
   readonly values: Values<O & typeof COMMON>;
   readonly args: { readonly [K in keyof P]: string };
   readonly output: Output;
-  /** Aborted by SIGINT and SIGTERM. */
+  /** Aborted when this process is asked to end. */
   readonly signal: AbortSignal;
 };
 
@@ -57,14 +57,6 @@ export type Command<O extends OptionSpecs = OptionSpecs, P extends readonly stri
 /** Gives `run` the types of its own options. The caller knows commands only in general. */
 export function command<const O extends OptionSpecs, const P extends readonly string[]>(spec: Command<O, P>): Command {
   return spec as unknown as Command;
-}
-
-/** Resolves when `signal` is aborted. */
-export function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((done) => {
-    if (signal.aborted) done();
-    else signal.addEventListener("abort", () => done(), { once: true });
-  });
 }
 
 /** The person typed something that is no command of ours: exit code 2. */

@@ -1,8 +1,8 @@
 import { Failure } from "#src/runtime/failure.ts";
 import { serveApi } from "./api.ts";
 import { connectDaemon } from "./api-client.ts";
-import { aborted } from "./command.ts";
 import { homeAt, readApiFile, removeApiFile, writeApiFile } from "./home.ts";
+import { aborted } from "./interruption.ts";
 import { openAccount } from "./machine.ts";
 import { type Output, short } from "./output.ts";
 
@@ -22,12 +22,11 @@ export async function runDaemon(options: {
   if (running !== undefined && (await connectDaemon(running)) !== undefined) {
     throw new Failure("store/locked", `A daemon of this home runs already (process ${running.pid}).`);
   }
-  const account = await openAccount(home, {
+  const peer = await openAccount(home, {
     passphraseFile: options.passphraseFile,
     listen: options.listen ?? DEFAULT_LISTEN,
     offline: false,
   });
-  const { peer } = account;
   const stopWarnings = peer.watch((event) => {
     if (event.type === "warning") output.note(`skein: ${event.message} (${event.code})`);
   });
@@ -51,6 +50,6 @@ export async function runDaemon(options: {
     }
   } finally {
     stopWarnings();
-    await account.close();
+    await peer.close();
   }
 }

@@ -9,8 +9,8 @@ import {
   createAccount,
   type Home,
   homeAt,
+  mustHaveAccount,
   readApiFile,
-  readConfig,
   readPassphrase,
   readUnlock,
   removeApiFile,
@@ -25,7 +25,6 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
-const config = { name: "Ada", relays: ["/ip4/127.0.0.1/tcp/1/p2p/relay"] };
 const nothing = (): Promise<void> => Promise.resolve();
 
 async function codeOf(action: Promise<unknown>): Promise<string> {
@@ -43,25 +42,25 @@ function mode(path: string): string {
 
 describe("an account", () => {
   test("is readable by its user alone, and opens with the key it was made with", async () => {
-    const made = await createAccount(home, { config, passphrase: undefined }, async ({ unlock }) => unlock);
-    expect(await readConfig(home)).toEqual(config);
+    const made = await createAccount(home, undefined, async ({ unlock }) => unlock);
+    mustHaveAccount(home);
     expect(await readUnlock(home, undefined)).toEqual(made);
     expect([home.folder, accountFolder(home)].map(mode)).toEqual(["700", "700"]);
-    expect(["key", "config.json"].map((name) => mode(join(accountFolder(home), name)))).toEqual(["600", "600"]);
+    expect(mode(join(accountFolder(home), "key"))).toBe("600");
   });
 
   test("with a passphrase keeps no key on the disk", async () => {
-    await createAccount(home, { config, passphrase: "correct horse" }, nothing);
-    expect(readdirSync(accountFolder(home))).toEqual(["config.json"]);
+    await createAccount(home, "correct horse", nothing);
+    expect(readdirSync(accountFolder(home))).toEqual([]);
     expect(await codeOf(readUnlock(home, undefined))).toBe("vault/passphrase-needed");
     writeFileSync(join(root, "phrase"), "correct horse\n");
     expect(await readUnlock(home, join(root, "phrase"))).toEqual({ passphrase: "correct horse" });
   });
 
   test("is not made over another one", async () => {
-    await createAccount(home, { config, passphrase: undefined }, nothing);
+    await createAccount(home, undefined, nothing);
     const before = await readFile(join(accountFolder(home), "key"));
-    const second = createAccount(home, { config: { ...config, name: "Bo" }, passphrase: undefined }, nothing);
+    const second = createAccount(home, undefined, nothing);
     expect(await codeOf(second)).toBe("home/exists");
     expect(await readFile(join(accountFolder(home), "key"))).toEqual(before);
   });
@@ -70,38 +69,34 @@ describe("an account", () => {
     const names = ["Ada", "Bo"];
     const results = await Promise.allSettled(
       names.map((name) =>
-        createAccount(home, { config: { ...config, name }, passphrase: undefined }, async ({ folder }) =>
-          writeFileSync(join(folder, "made-by"), name),
-        ),
+        createAccount(home, undefined, async ({ folder }) => writeFileSync(join(folder, "made-by"), name)),
       ),
     );
     expect(results.map(({ status }) => status).toSorted()).toEqual(["fulfilled", "rejected"]);
-    const { name } = await readConfig(home);
-    expect(await readFile(join(accountFolder(home), "made-by"), "utf8")).toBe(name);
+    const winner = results.findIndex(({ status }) => status === "fulfilled");
+    expect(await readFile(join(accountFolder(home), "made-by"), "utf8")).toBe(names[winner]);
     expect(readdirSync(home.folder)).toEqual(["account"]);
   });
 
   test("that could not be made leaves nothing behind", async () => {
     const full = Object.assign(new Error("no space"), { code: "ENOSPC" });
-    const failing = createAccount(home, { config, passphrase: undefined }, () => Promise.reject(full));
+    const failing = createAccount(home, undefined, () => Promise.reject(full));
     expect(await codeOf(failing)).toBe("store/full");
     expect(readdirSync(home.folder)).toEqual([]);
-    await createAccount(home, { config, passphrase: undefined }, nothing);
+    await createAccount(home, undefined, nothing);
   });
 
   test("fits beside a relay of the same home", async () => {
-    await createAccount(homeAt(home.relayFolder), { config, passphrase: undefined }, nothing);
-    await createAccount(home, { config, passphrase: undefined }, nothing);
+    await createAccount(homeAt(home.relayFolder), undefined, nothing);
+    await createAccount(home, undefined, nothing);
     expect(readdirSync(home.folder)).toEqual(["account", "relay"]);
   });
 
   test("that is not there or damaged says so", async () => {
-    expect(await codeOf(readConfig(home))).toBe("home/none");
-    await createAccount(home, { config, passphrase: undefined }, nothing);
+    expect(() => mustHaveAccount(home)).toThrow("There is no account");
+    await createAccount(home, undefined, nothing);
     writeFileSync(join(accountFolder(home), "key"), "00ff");
     expect(await codeOf(readUnlock(home, undefined))).toBe("home/damaged");
-    writeFileSync(join(accountFolder(home), "config.json"), `{"name":1}`);
-    expect(await codeOf(readConfig(home))).toBe("home/damaged");
   });
 });
 
@@ -118,7 +113,7 @@ test("a passphrase file holds one line, and something in it", async () => {
 
 describe("api.json", () => {
   const api = { port: 1234, token: "ab".repeat(32), pid: 1 };
-  beforeEach(() => createAccount(home, { config, passphrase: undefined }, nothing));
+  beforeEach(() => createAccount(home, undefined, nothing));
 
   test("is readable by its user alone, also where a looser file was before", async () => {
     writeFileSync(home.apiFile, "{}", { mode: 0o644 });

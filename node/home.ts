@@ -1,29 +1,25 @@
 /**
  * A home is a folder of one person on this machine:
  *
- *     account/config.json   name and relays
- *     account/key           32 bytes that unlock the store; not there when a passphrase does
- *     account/store/        LevelDB, every value encrypted
- *     relay/                of a relay that was given the same home
- *     api.json              where the running daemon listens, and the token; there only while it runs
+ *     account/key      32 bytes that unlock the store; not there when a passphrase does
+ *     account/store/   LevelDB, every value encrypted; name, relays and everything else are in it
+ *     relay/           of a relay that was given the same home
+ *     api.json         where the running daemon listens, and the token; there only while it runs
  *
  * Folders are 0700 and files 0600. An account appears with one rename, so that there is no half of one.
  */
 import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
 import { chmod, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import * as v from "valibot";
 import { fromHex, toHex } from "#protocols/base/bytes.ts";
 import { Failure } from "#src/runtime/failure.ts";
-
-const configSchema = v.object({ name: v.string(), relays: v.array(v.string()) });
-export type Config = v.InferOutput<typeof configSchema>;
+import type { Unlock } from "#src/runtime/vault.ts";
 
 const apiSchema = v.object({ port: v.number(), token: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/)), pid: v.number() });
 export type ApiFile = v.InferOutput<typeof apiSchema>;
-
-export type Unlock = { readonly passphrase: string } | { readonly platformKey: Uint8Array };
 
 /** A passphrase is a line, not a book; a larger file is a mistake. */
 const MAX_PASSPHRASE_BYTES = 1024;
@@ -79,13 +75,9 @@ function parseJson<T>(schema: v.GenericSchema<unknown, T>, bytes: Buffer): T | u
   }
 }
 
-/** @throws Failure `home/none`, `home/damaged`. */
-export async function readConfig(home: Home): Promise<Config> {
-  const bytes = await readOrNothing(join(accountFolder(home), "config.json"));
-  if (bytes === undefined) throw new Failure("home/none", `There is no account in ${home.folder}.`);
-  const config = parseJson(configSchema, bytes);
-  if (config === undefined) throw new Failure("home/damaged", `${accountFolder(home)}/config.json can't be read.`);
-  return config;
+/** @throws Failure `home/none`. */
+export function mustHaveAccount(home: Home): void {
+  if (!existsSync(accountFolder(home))) throw new Failure("home/none", `There is no account in ${home.folder}.`);
 }
 
 /** @throws Failure `usage/bad-value` when the file can't be a passphrase. */
@@ -120,7 +112,7 @@ export async function readUnlock(home: Home, passphraseFile: string | undefined)
  */
 export async function createAccount<T>(
   home: Home,
-  options: { readonly config: Config; readonly passphrase: string | undefined },
+  passphrase: string | undefined,
   build: (account: { readonly folder: string; readonly unlock: Unlock }) => Promise<T>,
 ): Promise<T> {
   const final = accountFolder(home);
@@ -129,19 +121,13 @@ export async function createAccount<T>(
     // A folder that was there before keeps its mode but for what others could do in it.
     await mkdir(home.folder, { recursive: true, mode: 0o700 });
     await chmod(home.folder, 0o700);
-    if ((await readOrNothing(join(final, "config.json"))) !== undefined) {
-      throw new Failure("home/exists", `There is an account in ${home.folder} already.`);
-    }
+    if (existsSync(final)) throw new Failure("home/exists", `There is an account in ${home.folder} already.`);
     await mkdir(folder, { mode: 0o700 });
   } catch (error) {
     throw error instanceof Failure ? error : diskFailure(error, `make ${home.folder}`);
   }
   try {
-    await writeFile(join(folder, "config.json"), `${JSON.stringify(options.config, undefined, 2)}\n`, { mode: 0o600 });
-    const unlock =
-      options.passphrase === undefined
-        ? { platformKey: new Uint8Array(randomBytes(32)) }
-        : { passphrase: options.passphrase };
+    const unlock = passphrase === undefined ? { platformKey: new Uint8Array(randomBytes(32)) } : { passphrase };
     if ("platformKey" in unlock) {
       await writeFile(join(folder, "key"), `${toHex(unlock.platformKey)}\n`, { mode: 0o600, flush: true });
     }

@@ -5,18 +5,17 @@ import { startPeer } from "#src/peer/start.ts";
 import { levelStoreHost } from "#src/runtime/level-store.ts";
 import { systemClock, systemRandom } from "#src/runtime/node.ts";
 import type { Network } from "#src/runtime/ports.ts";
-import { accountFolder, type Home, readConfig, readUnlock, storeFolder } from "./home.ts";
+import { accountFolder, type Home, mustHaveAccount, readUnlock, storeFolder } from "./home.ts";
 import { offlineNetwork } from "./offline-network.ts";
 
 export function machine() {
   return { clock: systemClock, random: systemRandom, crypto: webCryptoSuite(globalThis.crypto.subtle) };
 }
 
-export type OpenAccount = { readonly peer: Peer; readonly relays: readonly string[]; close(): Promise<void> };
-
 /**
  * Opens the account of `home` in this process.
  * @param options.listen Multiaddrs to listen on; none: we only dial.
+ * @returns The peer, which owns its network from here on.
  * @throws Failure `home/none`, `home/damaged`, `vault/…`, `store/locked`, `net/bad-address`, …
  */
 export async function openAccount(
@@ -26,18 +25,14 @@ export async function openAccount(
     readonly listen: readonly string[];
     readonly offline: boolean;
   },
-): Promise<OpenAccount> {
-  const [config, unlock] = await Promise.all([readConfig(home), readUnlock(home, options.passphraseFile)]);
+): Promise<Peer> {
+  mustHaveAccount(home);
+  const unlock = await readUnlock(home, options.passphraseFile);
   const ports = machine();
   const network = options.offline ? offlineNetwork() : await onlineNetwork(options.listen);
   try {
     const host = levelStoreHost(storeFolder(accountFolder(home)));
-    const peer = await startPeer({ ...ports, host, unlock, network, relays: config.relays, name: config.name });
-    const close = async (): Promise<void> => {
-      await peer.close();
-      await network.stop();
-    };
-    return { peer, relays: config.relays, close };
+    return await startPeer({ ...ports, host, unlock, network });
   } catch (error) {
     await network.stop();
     throw error;

@@ -1,5 +1,6 @@
 import { Failure } from "#src/runtime/failure.ts";
 import { type Command, helpOf, parse, usage } from "./command.ts";
+import { interruption } from "./interruption.ts";
 import { createOutput } from "./output.ts";
 
 /** Each command is a file of its own, loaded when it is called. */
@@ -42,18 +43,6 @@ function overview(): string {
     "skein COMMAND --help says more. Every command takes --home DIR and --json.",
     "",
   ].join("\n");
-}
-
-/** SIGINT and SIGTERM ask for a clean end; a second one insists. */
-function interruption(): AbortSignal {
-  const controller = new AbortController();
-  const onSignal = (): void => {
-    if (controller.signal.aborted) process.exit(130);
-    controller.abort(new Failure("interrupted", "Interrupted."));
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
-  return controller.signal;
 }
 
 /** What to do about it, for the failures a person can do something about. */

@@ -4,7 +4,7 @@ import type { DeliveryState, Peer } from "#src/peer/face.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import { connectDaemon, type DaemonPeer } from "./api-client.ts";
 import type { ACCOUNT, Input } from "./command.ts";
-import { type Home, homeAt, readApiFile, readConfig } from "./home.ts";
+import { type Home, homeAt, mustHaveAccount, readApiFile } from "./home.ts";
 
 /** A daemon that is starting holds the store before it answers, and another command ends by itself: look again so long. */
 const LOCKED_PATIENCE_MS = 3_000;
@@ -35,7 +35,7 @@ export async function withPeer<T>(
   use: (session: Session) => Promise<T>,
 ): Promise<T> {
   const home = homeAt(input.values.home);
-  await readConfig(home);
+  mustHaveAccount(home);
   const { session, close } = await open(home, input);
   const interrupted = Promise.withResolvers<never>();
   const onAbort = (): void => interrupted.reject(input.signal.reason as Failure);
@@ -63,12 +63,12 @@ async function open(home: Home, input: AccountInput): Promise<{ session: Session
     try {
       // Loaded only now: with a daemon, a command needs neither the protocols nor the network.
       const { openAccount } = await import("./machine.ts");
-      const account = await openAccount(home, {
+      const peer = await openAccount(home, {
         passphraseFile: input.values["passphrase-file"],
         listen: [],
         offline: input.values.offline === true,
       });
-      return { session: { peer: account.peer, daemon: undefined }, close: () => account.close() };
+      return { session: { peer, daemon: undefined }, close: () => peer.close() };
     } catch (error) {
       const locked = error instanceof Failure && error.code === "store/locked";
       if (!locked || performance.now() > deadline || input.signal.aborted) throw error;

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { startRelay } from "#relay/relay.ts";
 import { Failure } from "#src/runtime/failure.ts";
+import { aborted, interruption } from "./interruption.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 /** The same at every start, so that what was initialised with this relay finds it again. */
@@ -51,9 +52,6 @@ Back at Ada's:
 npx skein --help lists everything else.
 `);
 
-const { promise: asked, resolve } = Promise.withResolvers<void>();
-process.once("SIGINT", resolve);
-process.once("SIGTERM", resolve);
-await asked;
+await aborted(interruption());
 await relay.stop();
 process.exit(0);

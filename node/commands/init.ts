@@ -32,7 +32,7 @@ export const spec = command({
       import("#src/runtime/level-store.ts"),
       import("../machine.ts"),
     ]);
-    const made = await createAccount(home, { config: { name, relays }, passphrase }, ({ folder, unlock }) =>
+    const made = await createAccount(home, passphrase, ({ folder, unlock }) =>
       createIdentity({ ...machine(), host: levelStoreHost(storeFolder(folder)), unlock, name, relays }),
     );
     const { account, device, phrase } = made;

@@ -1,5 +1,6 @@
-import { aborted, command } from "../command.ts";
+import { command } from "../command.ts";
 import { homeAt } from "../home.ts";
+import { aborted } from "../interruption.ts";
 
 export const spec = command({
   name: "relay",

@@ -1,6 +1,7 @@
 import type { PeerEvent } from "#src/peer/face.ts";
 import { Failure } from "#src/runtime/failure.ts";
-import { ACCOUNT, aborted, command } from "../command.ts";
+import { ACCOUNT, command } from "../command.ts";
+import { aborted } from "../interruption.ts";
 import { printable, short } from "../output.ts";
 import { type Session, withPeer } from "../session.ts";
 

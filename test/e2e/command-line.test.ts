@@ -72,3 +72,16 @@ test("npx finds the command of this checkout, runs it on Node 24 and keeps its e
   expect(await running.exited).toBe(1);
   expect(running.json).toEqual([{ error: { code: "home/none", message: expect.any(String) as string } }]);
 });
+
+test("ending npx ends what it started, cleanly", async () => {
+  const args = ["skein", "relay", "--dev", "--home", stage.home("relay"), "--json"];
+  // A process group of its own, so that whatever goes wrong here leaves nobody behind.
+  const running = new Running("npx", args, { cwd: ROOT, detached: true });
+  try {
+    await running.line("ready", (value) => value["ready"] === true);
+    // Resolves when its standard output is closed, that is when the relay itself has gone and not only npx.
+    await running.stop("SIGTERM");
+  } finally {
+    running.endGroup();
+  }
+});

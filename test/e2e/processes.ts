@@ -21,7 +21,11 @@ export class Running {
   readonly exited: Promise<number | null>;
   stderr = "";
 
-  constructor(file: string, args: readonly string[], options: { readonly cwd?: string } = {}) {
+  constructor(
+    file: string,
+    args: readonly string[],
+    options: { readonly cwd?: string; readonly detached?: boolean } = {},
+  ) {
     this.#child = spawn(file, args, { ...options, stdio: ["ignore", "pipe", "pipe"] });
     this.exited = new Promise((done) => this.#child.once("close", (code) => done(code)));
     let unfinished = "";
@@ -78,6 +82,15 @@ export class Running {
   /** The first JSON line of which `test` is true, now or later. */
   line(what: string, test: (value: Json) => boolean): Promise<Json> {
     return this.until(what, () => this.json.find(test));
+  }
+
+  /** Ends a detached process and everything below it, if any of it is left. */
+  endGroup(): void {
+    try {
+      process.kill(-this.pid, "SIGKILL");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
   }
 
   /** @returns The exit code. */

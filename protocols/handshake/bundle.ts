@@ -61,7 +61,7 @@ const unsigned = {
 };
 const unsignedBundleSchema = struct(unsigned);
 
-/** Wire: see SPEC.md. 1,821 bytes at most, so that a sealed directory record of 8 KiB holds it. */
+/** Wire: 1,684 bytes, with a one-time prekey 1,736: a sealed directory record of 8 KiB holds it (HS8). */
 export const prekeyBundleSchema = struct({ ...unsigned, signature: bytes(SIGNATURE_BYTES) });
 export type PrekeyBundle = Infer<typeof prekeyBundleSchema>;
 

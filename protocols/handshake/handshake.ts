@@ -1,7 +1,7 @@
 /**
  * PQXDH between two devices (X25519 and ML-KEM-768): one message from the initiator, none back, and both hold the secret
  * from which their Double Ratchet starts. Pure; what `respond` returns is committed together with the session it made.
- * Spec: ./SPEC.md HS1-HS33.
+ * Spec: ./SPEC.md HS1-HS30.
  *
  *   initiator                                              responder
  *   bundle --verify--> initiate --init (1,536 bytes)--> respond --verify certificate, find keys, confirm--> seed

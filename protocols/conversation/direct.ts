@@ -189,6 +189,26 @@ export function missingReceipts(direct: Direct, self: DeviceId, index: number, d
   });
 }
 
+/** The last event of this device that anybody has receipted, 0 for none. */
+export function highestReceipted(direct: Direct, self: DeviceId): number {
+  let highest = 0;
+  for (const { devices } of direct.receipts) {
+    const entry = devices.find(({ device }) => device === self);
+    if (entry) highest = Math.max(highest, entry.delivered, entry.ranges.at(-1)?.to ?? 0);
+  }
+  return highest;
+}
+
+/** Of this device's events, the last one that a device of the contact has read; 0 for none. */
+export function highestRead(direct: Direct, self: DeviceId): number {
+  let highest = 0;
+  for (const { from, devices } of direct.receipts) {
+    const entry = isTheirs(direct, from) ? devices.find(({ device }) => device === self) : undefined;
+    highest = Math.max(highest, entry?.read ?? 0);
+  }
+  return highest;
+}
+
 /** Nobody there has answered anything yet, so what we write goes to the inbox too (CV52). */
 export function unanswered(direct: Direct): boolean {
   return direct.redemption !== undefined && direct.receipts.every(({ from }) => !isTheirs(direct, from));

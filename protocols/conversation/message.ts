@@ -50,6 +50,9 @@ const LIST_HASH_BYTES = 16;
 /** What the envelope carries (64 KiB) less wraps, initial messages and framing. Larger content goes to media. */
 export const MAX_EVENT_BYTES = 40 * 1024;
 const NONCE = new Uint8Array(12);
+const CONTENT_LABEL = utf8("skein/1/content");
+const DIRECT_LABEL = utf8("skein/1/direct");
+const RECIPIENTS_LABEL = utf8("skein/1/recipients");
 
 export const directPayloadSchema = struct({
   version: literal(1),
@@ -71,7 +74,7 @@ export type Self = {
 export type Pairs = ReadonlyMap<DeviceId, DevicePair>;
 
 function contentKeys(crypto: CryptoSuite, contentKey: Uint8Array, salt: Uint8Array) {
-  const derived = crypto.hkdf({ ikm: contentKey, salt, info: utf8("skein/1/content"), length: 64 });
+  const derived = crypto.hkdf({ ikm: contentKey, salt, info: CONTENT_LABEL, length: 64 });
   return { key: derived.slice(0, 32), commitment: derived.slice(32) };
 }
 
@@ -85,12 +88,12 @@ type Binding = {
 
 function associatedData(binding: Binding): Uint8Array {
   const raw = [binding.conversation, binding.account, binding.device, binding.event].map((text) => fromHex(text)!);
-  return concat(utf8("skein/1/direct"), ...raw, binding.recipientsHash);
+  return concat(DIRECT_LABEL, ...raw, binding.recipientsHash);
 }
 
 function recipientsHash(crypto: CryptoSuite, recipients: readonly DeviceId[], listHashes: Uint8Array): Uint8Array {
   const devices = recipients.toSorted().map((device) => fromHex(device)!);
-  return crypto.sha256(concat(utf8("skein/1/recipients"), listHashes, ...devices));
+  return crypto.sha256(concat(RECIPIENTS_LABEL, listHashes, ...devices));
 }
 
 /** 4, 8 or 16: the number of wraps says no more than that about how many devices two people have. */

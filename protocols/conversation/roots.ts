@@ -89,16 +89,22 @@ function settle(roots: Roots, now: number): Roots {
   return marked.toSorted(better).slice(0, MAX_ROOTS);
 }
 
-/** Moves every chain to `now`: spent period secrets go, and roots that lost long enough ago. */
+/**
+ * Moves every chain to `now`: spent period secrets go, and roots that lost long enough ago.
+ * @returns The same roots when nothing has turned, so that callers see by identity that nothing did.
+ */
 export function advanceRoots(crypto: CryptoSuite, roots: Roots, now: number): Roots {
-  return roots
-    .filter((entry) => entry.supersededAt === 0 || now < entry.supersededAt + SUPERSEDED_MS)
-    .map((entry) => {
-      const chain = advance(crypto, entry.chain, now);
-      if (chain.period === entry.chain.period) return entry;
-      const { root: _spent, ...rest } = entry;
-      return { ...rest, chain };
-    });
+  const advanced = roots.filter(isHeard).map((entry) => {
+    const chain = advance(crypto, entry.chain, now);
+    if (chain === entry.chain) return entry;
+    const { root: _spent, ...rest } = entry;
+    return { ...rest, chain };
+  });
+  return advanced.length === roots.length && advanced.every((entry, i) => entry === roots[i]) ? roots : advanced;
+
+  function isHeard(entry: RootEntry): boolean {
+    return entry.supersededAt === 0 || now < entry.supersededAt + SUPERSEDED_MS;
+  }
 }
 
 export function rootDue(roots: Roots, now: number): boolean {

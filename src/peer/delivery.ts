@@ -6,13 +6,14 @@
  *                 ^                                        | no custody and no receipt in time
  *                 +----------------------------------------+
  */
-import type { AccountId, EnvelopeId, EventId } from "#protocols/base/ids.ts";
+import type { AccountId, EnvelopeId, EventId, TopicId } from "#protocols/base/ids.ts";
 import { assert, isReject } from "#protocols/base/reject.ts";
 import {
   deliveryOf,
   type Direct,
   type DirectState,
   type Effect,
+  highestReceipted,
   missingReceipts,
   seal,
   type Step,
@@ -21,8 +22,10 @@ import {
 import { makeDeposit, sealEnvelope } from "#protocols/envelope/envelope.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Directs, HeldRow, Outcome } from "./directs.ts";
+import type { DeliveryState } from "./face.ts";
 import type { Inbound } from "./inbound.ts";
 import type { Mailboxes } from "./mailboxes.ts";
+import type { Push } from "./push.ts";
 import { eventLog } from "./tables.ts";
 import type { Topics } from "./topics.ts";
 import { stepEnv, type World } from "./world.ts";
@@ -33,11 +36,14 @@ export const WINDOW = 512;
 /** Sealed in one step: their fsync is shared, and receipts are let in between. */
 const OFFER_BATCH = 64;
 
-/** Below this many under way gossip alone is tried first; in a burst the mailbox's stream carries them at once (DESIGN 7.4). */
+/** Below this many under way gossip alone is tried first; in a burst the streams carry them in batches (DESIGN 7.3). */
 const GOSSIP_FIRST = 32;
 
 /** A mailbox that has not acknowledged what was gossiped within this time gets it on its stream (DESIGN 7.3). */
 const PUT_AFTER_MS = 1_000;
+
+/** What went straight to a contact's device is receipted soon; a mailbox gets it only when that takes this long. */
+const PUT_PUSHED_AFTER_MS = 5_000;
 
 /** Without custody or a receipt an event goes out anew after this long, twice as long each time. */
 const RETRY_MS = 4_000;
@@ -62,6 +68,7 @@ export class Delivery {
   readonly #topics: Topics;
   readonly #mailboxes: Mailboxes;
   readonly #inbound: Pick<Inbound, "remember">;
+  readonly #push: Push;
   readonly #flights = new Map<EventId, Flight>();
   readonly #inFlight = new Map<AccountId, number>();
   readonly #byEnvelope = new Map<EnvelopeId, EventId>();
@@ -72,13 +79,14 @@ export class Delivery {
 
   constructor(
     world: World,
-    parts: { directs: Directs; topics: Topics; mailboxes: Mailboxes; inbound: Pick<Inbound, "remember"> },
+    parts: { directs: Directs; topics: Topics; mailboxes: Mailboxes; inbound: Pick<Inbound, "remember">; push: Push },
   ) {
     this.#world = world;
     this.#directs = parts.directs;
     this.#topics = parts.topics;
     this.#mailboxes = parts.mailboxes;
     this.#inbound = parts.inbound;
+    this.#push = parts.push;
   }
 
   stop(): void {
@@ -115,6 +123,7 @@ export class Delivery {
     const { account, direct } = outcome;
     for (const row of outcome.settled) this.#landed(row);
     for (const effect of outcome.effects) {
+      if (effect.type === "receipted") this.#tellDelivered(outcome);
       if (effect.type === "transmit") void this.#guard(this.#transmit(account, direct, effect));
     }
     if (outcome.settled.length > 0 || outcome.held.length > 0) this.offer(account);
@@ -144,26 +153,42 @@ export class Delivery {
       this.#byEnvelope.set(envelope.id, effect.id);
       this.#flights.get(effect.id)?.envelopes.push(envelope.id);
     }
-    const burst = (this.#inFlight.get(account) ?? 0) > GOSSIP_FIRST;
     const boxes = ephemeral ? [] : this.#mailboxes.openFor(direct);
-    const { gossip } = this.#world.network;
-    const theirs = this.#topics.peersOf(account);
-    const online = gossip.peers(topic.id).some((peer) => theirs.has(peer));
-    if (burst && boxes.length > 0 && !online) {
+    const burst = !ephemeral && (this.#inFlight.get(account) ?? 0) > GOSSIP_FIRST;
+    const way = await this.#spread(account, topic.id, envelope, { burst, mailboxes: boxes.length > 0 });
+    if (way === "nowhere") {
       for (const box of boxes) box.put([envelope]);
       return;
     }
-    const recipients = await gossip.publish(topic.id, envelope.bytes);
     if (boxes.length === 0) return;
-    if (recipients === 0) {
-      for (const box of boxes) box.put([envelope]);
-      return;
-    }
-    this.#world.clock.after(PUT_AFTER_MS, () => {
+    this.#world.clock.after(way === "pushed" ? PUT_PUSHED_AFTER_MS : PUT_AFTER_MS, () => {
       if (this.#stopped || (row && !this.#flights.has(effect.id))) return;
       if (this.#flights.get(effect.id)?.held.size) return;
       for (const box of boxes) box.put([envelope]);
     });
+  }
+
+  /**
+   * To whoever is there: by gossip, or in a burst in batches to the devices we are connected to. What went nowhere is for the
+   * mailboxes' streams at once.
+   */
+  async #spread(
+    account: AccountId,
+    topic: TopicId,
+    envelope: { readonly bytes: Uint8Array },
+    options: { readonly burst: boolean; readonly mailboxes: boolean },
+  ): Promise<"gossiped" | "pushed" | "nowhere"> {
+    const { gossip } = this.#world.network;
+    if (options.burst) {
+      const theirs = this.#topics.peersOf(account);
+      const online = gossip.peers(topic).filter((peer) => theirs.has(peer));
+      if (online.length > 0) {
+        const queued = online.map((peer) => this.#push.send(peer, envelope.bytes));
+        return queued.includes(false) ? "nowhere" : "pushed";
+      }
+      if (options.mailboxes) return "nowhere";
+    }
+    return (await gossip.publish(topic, envelope.bytes)) > 0 ? "gossiped" : "nowhere";
   }
 
   #launch(row: HeldRow): void {
@@ -225,20 +250,24 @@ export class Delivery {
     if (first && flight.row.visible) this.#tellState(flight.row, "held");
   }
 
-  #tellState(row: HeldRow, state: "queued" | "held"): void {
+  #tellState(row: HeldRow, state: DeliveryState): void {
     const conversation = this.#directs.conversationWith(row.account);
     this.#world.tell({ type: "message-state", conversation, id: row.id, state });
   }
 
-  /** Tells which messages a receipt has moved: those it settled, and those still held for other devices. */
-  tellReceipted({ before, direct, settled, account }: Outcome): void {
+  /** Tells of messages that a receipt shows to be delivered. */
+  #tellDelivered({ before, direct, settled, account }: Outcome): void {
     const { device } = this.#world.identity;
-    for (const row of [...settled, ...this.#directs.heldFor(account).values()]) {
-      if (!row.visible) continue;
+    const highest = highestReceipted(direct, device);
+    const tell = (row: HeldRow): void => {
       const event = { device, index: row.index };
-      const state = deliveryOf(direct, event);
-      if (state === "none" || (before && deliveryOf(before, event) === state)) continue;
-      this.#world.tell({ type: "message-state", conversation: direct.conversation, id: row.id, state });
+      const proved = deliveryOf(direct, event) !== "none" && (before === undefined || deliveryOf(before, event) === "none");
+      if (row.visible && proved) this.#tellState(row, "delivered");
+    };
+    settled.forEach(tell);
+    for (const row of this.#directs.heldFor(account).values()) {
+      if (row.index > highest) break;
+      tell(row);
     }
   }
 

@@ -10,6 +10,7 @@ import {
   type Direct,
   type DirectState,
   type Effect,
+  highestReceipted,
   missingReceipts,
   type Step,
   type StepEnv,
@@ -237,9 +238,12 @@ export class Directs {
 
   /** Rows that nobody owes a receipt for any more. */
   #settled(account: AccountId, direct: Direct): readonly HeldRow[] {
+    const { device } = this.#world.identity;
+    const highest = highestReceipted(direct, device);
     const settled: HeldRow[] = [];
     for (const row of this.heldFor(account).values()) {
-      const missing = missingReceipts(direct, this.#world.identity.device, row.index, row.devices);
+      if (row.index > highest) break; // rows ascend by index
+      const missing = missingReceipts(direct, device, row.index, row.devices);
       if (missing.length === 0) settled.push(row);
     }
     return settled;

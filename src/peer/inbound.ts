@@ -3,11 +3,12 @@
  * to the step of its conversation. What cannot be opened yet is parked; what never can be is counted and forgotten.
  */
 import type { AccountId, EnvelopeId, PeerId, TopicId } from "#protocols/base/ids.ts";
-import { isReject, type OrReject, type Reject } from "#protocols/base/reject.ts";
+import { isReject, type OrReject, type Reject, reject } from "#protocols/base/reject.ts";
 import { authorOf, receive } from "#protocols/conversation/direct.ts";
 import { decodePayload, type DirectPayload } from "#protocols/conversation/message.ts";
 import {
   type EnvelopeInfo,
+  inspectEnvelope,
   openDeposit,
   openEnvelope,
   verifyDeposit,
@@ -87,14 +88,17 @@ export class Inbound {
     return "accept";
   }
 
-  /** A batch of a mailbox's log. @throws Failure when the store failed: then none of it counts as taken. */
+  /**
+   * A batch of a mailbox's log, or of a contact's device. Their signature is not checked again: that is for those who cannot
+   * open them, and whoever can seal one can sign one (EN14). @throws Failure when the store failed: then none of it counts as taken. */
   async envelopes(batch: readonly Uint8Array[]): Promise<void> {
-    await Promise.all(batch.map((bytes) => this.#fromMailbox(bytes)));
+    await Promise.all(batch.map((bytes) => this.#straight(bytes)));
   }
 
-  async #fromMailbox(bytes: Uint8Array): Promise<void> {
-    const info = await verifyEnvelope(this.#world.crypto, bytes, { now: this.#world.now() });
+  async #straight(bytes: Uint8Array): Promise<void> {
+    const info = inspectEnvelope(this.#world.crypto, bytes);
     if (isReject(info)) return this.#count(info);
+    if (info.expiresAt <= this.#world.now()) return this.#count(reject("envelope/expired"));
     const heard = this.#topics.get(info.topic);
     if (heard) await this.#once(heard, info, bytes);
   }
@@ -191,7 +195,7 @@ export class Inbound {
     const rows = await driver.read((tx) => tx.rows(parkedLog, account, { limit: MAX_PARKED }));
     let progress = false;
     for (const { n, value } of rows) {
-      const info = await verifyEnvelope(crypto, value.envelope, { now: this.#world.now() });
+      const info = inspectEnvelope(crypto, value.envelope);
       const heard = isReject(info) ? undefined : this.#topics.get(info.topic);
       const refused = isReject(info) ? info : heard ? await this.#attempt(heard, info, value.envelope) : undefined;
       if (refused && NOT_YET.has(refused.code)) continue;

@@ -83,6 +83,11 @@ export class Links {
     return this.#links.get(account)?.path ?? "offline";
   }
 
+  /** Whether a peer has shown inside a conversation that it is a contact's device. */
+  isContact(peer: PeerId): boolean {
+    return this.#byPeer.has(peer);
+  }
+
   #link(account: AccountId): Link {
     const known = this.#links.get(account);
     if (known) return known;

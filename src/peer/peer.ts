@@ -9,7 +9,7 @@
 import type { AccountId, ConversationId, EventId } from "#protocols/base/ids.ts";
 import { isReject } from "#protocols/base/reject.ts";
 import { relation } from "#protocols/conversation/contact.ts";
-import { answer, type Direct, markRead, redeem, say } from "#protocols/conversation/direct.ts";
+import { answer, type Direct, highestRead, markRead, redeem, say } from "#protocols/conversation/direct.ts";
 import { decodeInvite, MAX_RELAYS } from "#protocols/conversation/invite.ts";
 import { isAddress, isMessageText, MAX_TEXT_BYTES } from "#protocols/content/content.ts";
 import { Failure } from "#src/runtime/failure.ts";
@@ -22,6 +22,7 @@ import { Links } from "./links.ts";
 import { Mailboxes } from "./mailboxes.ts";
 import { newestOrdered } from "./order.ts";
 import { Prekeys } from "./prekeys.ts";
+import { Push } from "./push.ts";
 import { ReceiptSchedule } from "./receipts.ts";
 import { summaryTable } from "./tables.ts";
 import { Topics } from "./topics.ts";
@@ -60,6 +61,7 @@ export class RunningPeer implements Peer {
   readonly #mailboxes: Mailboxes;
   readonly #inbound: Inbound;
   readonly #delivery: Delivery;
+  readonly #push: Push;
   readonly #receipts: ReceiptSchedule;
   readonly #links: Links;
   readonly #invites: Invites;
@@ -88,7 +90,11 @@ export class RunningPeer implements Peer {
       closed: (address) => this.#mailboxClosed(address),
     });
     const parts = { directs: this.#directs, topics: this.#topics, mailboxes: this.#mailboxes };
-    this.#delivery = new Delivery(this.#world, { ...parts, inbound: this.#inbound });
+    this.#push = new Push(this.#world, {
+      admit: (peer) => this.#links.isContact(peer),
+      take: (batch) => this.#inbound.envelopes(batch),
+    });
+    this.#delivery = new Delivery(this.#world, { ...parts, inbound: this.#inbound, push: this.#push });
     this.#links = new Links(this.#world, parts, (account) => this.#delivery.pathOpened(account));
     this.#receipts = new ReceiptSchedule(this.#world, this.#directs, (account) => this.#links.knows(account));
     this.#invites = new Invites(this.#world);
@@ -163,7 +169,7 @@ export class RunningPeer implements Peer {
     }
     for (const effect of effects) {
       if (effect.type === "receipt-due") this.#receipts.due(account);
-      else if (effect.type === "receipted") this.#delivery.tellReceipted(outcome);
+      else if (effect.type === "receipted") void this.#guard(this.#tellRead(outcome.before, direct));
       else if (effect.type === "typing" && effect.active) {
         this.#tell({ type: "typing", conversation: direct.conversation, account });
       } else if (effect.type === "presence") this.#links.presence(account, effect.device, effect.body);
@@ -175,6 +181,16 @@ export class RunningPeer implements Peer {
     }
     if (outcome.routesChanged) void this.#guard(this.#routesChanged(direct));
     if (settled.length > 0) this.#links.refresh(account);
+  }
+
+  /** Messages of ours that became read with the last receipt, newest first. */
+  async #tellRead(before: Direct | undefined, direct: Direct): Promise<void> {
+    const from = before ? highestRead(before, this.device) : 0;
+    const to = highestRead(direct, this.device);
+    if (to <= from) return;
+    const { conversation } = direct;
+    const messages = await this.#world.driver.read((tx) => this.#views.own(tx, direct, { from, to }));
+    for (const id of messages) this.#tell({ type: "message-state", conversation, id, state: "read" });
   }
 
   async #routesChanged(direct: Direct): Promise<void> {
@@ -413,6 +429,7 @@ export class RunningPeer implements Peer {
 
   async #close(): Promise<void> {
     this.#delivery.stop();
+    this.#push.stop();
     this.#receipts.stop();
     this.#links.stop();
     this.#prekeys.stop();

@@ -85,6 +85,18 @@ export class Views {
     return readEvent(tx, conversation, at.row);
   }
 
+  /** Messages of this device with an index above `from`, up to `to`. */
+  async own(tx: ReadTx, direct: Direct, range: { readonly from: number; readonly to: number }): Promise<readonly EventId[]> {
+    const found: EventId[] = [];
+    for (const entry of await newestOrdered(tx, direct.conversation, { limit: MAX_MESSAGES })) {
+      const event = await readEvent(tx, direct.conversation, entry.row);
+      if (event.device !== this.#world.identity.device) continue;
+      if (event.index <= range.from) break;
+      if (event.index <= range.to) found.push(entry.id);
+    }
+    return found;
+  }
+
   async #messageAt(tx: ReadTx, direct: Direct, entry: OrderEntry): Promise<Message> {
     const event = await readEvent(tx, direct.conversation, entry.row);
     return this.message(direct, entry.id, event);

@@ -86,10 +86,7 @@ const contactFacts = {
 export const bodySchema = union({
   message: [1, struct({ text: messageTextSchema, replyTo: optional(id<EventId>()) })],
   receipt: [2, struct({ devices: receiptsSchema })],
-  presence: [
-    3,
-    struct({ instance: bytes(16), addresses: addresses(MAX_PRESENCE_ADDRESSES), peerId: peerIdSchema }),
-  ],
+  presence: [3, struct({ instance: bytes(16), addresses: addresses(MAX_PRESENCE_ADDRESSES), peerId: peerIdSchema })],
   typing: [4, struct({ active: bool })],
   contactRequest: [
     5,

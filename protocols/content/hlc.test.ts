@@ -93,10 +93,13 @@ describe("hybrid logical clock", () => {
 
   test("[CO25] the order of events is total and the same from every order of arrival", () => {
     fc.assert(
-      fc.property(fc.uniqueArray(events, { selector: ({ time, id }) => `${time.wall} ${time.counter} ${id}` }), (list) => {
-        expect(list.toSorted(compareEvents)).toEqual(list.toReversed().toSorted(compareEvents));
-        for (const event of list) expect(compareEvents(event, { ...event })).toBe(0);
-      }),
+      fc.property(
+        fc.uniqueArray(events, { selector: ({ time, id }) => `${time.wall} ${time.counter} ${id}` }),
+        (list) => {
+          expect(list.toSorted(compareEvents)).toEqual(list.toReversed().toSorted(compareEvents));
+          for (const event of list) expect(compareEvents(event, { ...event })).toBe(0);
+        },
+      ),
     );
   });
 });

@@ -49,7 +49,9 @@ describe("receipts", () => {
     fc.assert(
       fc.property(indexSets, (indices) => {
         const receipt = receiptOf(device, indices);
-        const covered = Array.from({ length: HIGHEST }, (_, i) => i + 1).filter((index) => covers([receipt], device, index));
+        const covered = Array.from({ length: HIGHEST }, (_, i) => i + 1).filter((index) =>
+          covers([receipt], device, index),
+        );
         expect(covered).toEqual([...new Set(indices)].toSorted((a, b) => a - b));
         expect(indices.reduce(withIndex, receiptOf(device, []))).toEqual(receipt);
       }),
@@ -88,19 +90,33 @@ describe("receipts", () => {
     const bad: readonly (readonly { from: number; to: number }[])[] = [
       [{ from: 3, to: 5 }],
       [{ from: 5, to: 4 }],
-      [{ from: 9, to: 9 }, { from: 6, to: 6 }],
-      [{ from: 5, to: 6 }, { from: 7, to: 7 }],
-      [{ from: 5, to: 8 }, { from: 8, to: 9 }],
+      [
+        { from: 9, to: 9 },
+        { from: 6, to: 6 },
+      ],
+      [
+        { from: 5, to: 6 },
+        { from: 7, to: 7 },
+      ],
+      [
+        { from: 5, to: 8 },
+        { from: 8, to: 9 },
+      ],
     ];
     for (const ranges of bad) {
-      expect(() => encode(receiptsSchema, [{ device, delivered: 2, ranges, read: 0 }])).toThrow("content/receipt-ranges");
+      expect(() => encode(receiptsSchema, [{ device, delivered: 2, ranges, read: 0 }])).toThrow(
+        "content/receipt-ranges",
+      );
     }
     const twice = receiptOf(device, []);
     expect(() => encode(receiptsSchema, [twice, twice])).toThrow("content/receipt-order");
   });
 
   test("[CO33] what does not fit one receipt is left out from the top", () => {
-    const odd = receiptOf(device, Array.from({ length: 2 * MAX_RANGES }, (_, i) => 2 * i + 3));
+    const odd = receiptOf(
+      device,
+      Array.from({ length: 2 * MAX_RANGES }, (_, i) => 2 * i + 3),
+    );
     const trimmed = trimReceipt(odd);
     expect(trimmed.ranges).toEqual(odd.ranges.slice(0, MAX_RANGES));
     expect(decode(receiptsSchema, encode(receiptsSchema, [trimmed]))).toEqual([trimmed]);

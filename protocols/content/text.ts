@@ -3,9 +3,9 @@ import { utf8 } from "#protocols/base/bytes.ts";
 import { refine, type Schema, text } from "#protocols/base/codec.ts";
 
 /** C0 and C1 controls and DEL. In a terminal they move the cursor and set the title. */
-const CONTROL = /[\u0000-\u001f\u007f-\u009f]/u;
+const CONTROL = /\p{Cc}/u;
 /** The same without \n and \t, which a message may hold. */
-const CONTROL_IN_MESSAGE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/u;
+const CONTROL_IN_MESSAGE = /[^\P{Cc}\n\t]/u;
 /** Line separators, and the marks that turn writing direction around: in a name they rewrite the line it stands in. */
 const LAYOUT = /[\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]/u;
 /** Something to see: not only spaces, joiners and other format characters. */

@@ -4,7 +4,15 @@ import { fromHex, toHex } from "#protocols/base/bytes.ts";
 import type { AccountId, ConversationId, DeviceId, EventId, InboxId } from "#protocols/base/ids.ts";
 import { nobleSuite } from "#protocols/base/noble.ts";
 import { isReject } from "#protocols/base/reject.ts";
-import { type Body, type BodyType, decodeEvent, directConversationId, encodeEvent, eventId, isIndexed } from "./content.ts";
+import {
+  type Body,
+  type BodyType,
+  decodeEvent,
+  directConversationId,
+  encodeEvent,
+  eventId,
+  isIndexed,
+} from "./content.ts";
 
 /** `vitest run -u protocols/content` writes it anew. It must not change while version 1 lives: ids are hashes of these bytes. */
 const FILE = new URL("./vectors/content.json", import.meta.url);
@@ -24,10 +32,24 @@ const root = { version: 1, secret: filled(32, 0x11), createdAt: 1_800_000_000_00
 const list = {
   account: AUTHOR,
   certificates: [
-    { version: 1, account: AUTHOR, device: name<DeviceId>("d1"), dhKey: filled(32, 2), createdAt: 5, signature: filled(64, 3) },
+    {
+      version: 1,
+      account: AUTHOR,
+      device: name<DeviceId>("d1"),
+      dhKey: filled(32, 2),
+      createdAt: 5,
+      signature: filled(64, 3),
+    },
   ],
   revocations: [
-    { version: 1, account: AUTHOR, device: name<DeviceId>("d0"), lastSequence: 9, revokedAt: 6, signature: filled(64, 4) },
+    {
+      version: 1,
+      account: AUTHOR,
+      device: name<DeviceId>("d0"),
+      lastSequence: 9,
+      revokedAt: 6,
+      signature: filled(64, 4),
+    },
   ],
 } as const;
 const facts = {

@@ -44,7 +44,12 @@ async function described() {
     const plaintext = Uint8Array.of(random, 0x77);
     const record = await makeRecord({ keys, slot, kind, expiresAt: NOW + random * 86_400_000, plaintext }, env);
     shelf = accepted(shelfStep(shelf, { type: "put", record }, { now: NOW })).shelf;
-    records.push({ kind, random: toHex(Uint8Array.of(random)), plaintext: toHex(plaintext), wire: toHex(encodeRecord(record)) });
+    records.push({
+      kind,
+      random: toHex(Uint8Array.of(random)),
+      plaintext: toHex(plaintext),
+      wire: toHex(encodeRecord(record)),
+    });
   }
   shelf = accepted(shelfStep(shelf, { type: "take" }, { now: NOW })).shelf;
   const { id, seed, sealKey } = keys;

@@ -158,7 +158,13 @@ describe("envelopes", () => {
   });
 
   test("[EN10] a member's bad padding is refused", async () => {
-    const head = { version: 1 as const, topic: topic.id, hour: 500_000, lifetime: "week" as const, kind: "stored" as const };
+    const head = {
+      version: 1 as const,
+      topic: topic.id,
+      hour: 500_000,
+      lifetime: "week" as const,
+      kind: "stored" as const,
+    };
     const { sealed: _, signature: __, ...fields } = decode(wireSchema, good) as Wire;
     expect(fields).toEqual(head);
     const headSchema = struct({
@@ -179,7 +185,10 @@ describe("envelopes", () => {
 
   test("[EN11] the same payload sealed twice has nothing in common", async () => {
     const payload = new Uint8Array(100);
-    const [first, second] = [await seal(payload, { env: environment(2) }), await seal(payload, { env: environment(3) })];
+    const [first, second] = [
+      await seal(payload, { env: environment(2) }),
+      await seal(payload, { env: environment(3) }),
+    ];
     const sealedOf = (wire: Uint8Array) => (decode(wireSchema, wire) as Wire).sealed;
     expect(toHex(sealedOf(first)).slice(0, 24)).not.toBe(toHex(sealedOf(second)).slice(0, 24));
     expect(toHex(sealedOf(first)).slice(24)).not.toBe(toHex(sealedOf(second)).slice(24));

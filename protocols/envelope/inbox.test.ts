@@ -52,7 +52,10 @@ let grant: CapabilityGrant;
 let revocation: CapabilityRevocation;
 
 async function deposit(payload: Uint8Array, sealKey = keys.sealKey) {
-  return makeDeposit({ inbox: { id: keys.id, sealKey }, capabilitySeed, redeemerSeed, lifetime: "month", payload }, env);
+  return makeDeposit(
+    { inbox: { id: keys.id, sealKey }, capabilitySeed, redeemerSeed, lifetime: "month", payload },
+    env,
+  );
 }
 
 beforeAll(async () => {

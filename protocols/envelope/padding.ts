@@ -38,4 +38,3 @@ export function unpad(padded: Uint8Array, code: string): OrReject<Uint8Array> {
   if (end < 0 || padded[end] !== MARK || paddedLength(end) !== padded.length) return reject(code);
   return padded.slice(0, end);
 }
-

@@ -55,22 +55,24 @@ describe("conversation roots", () => {
 
   test("[EN2] advancing forgets spent periods and changes no later one", async () => {
     await fc.assert(
-      fc.asyncProperty(roots, fc.array(fc.integer({ min: 0, max: 20 * PERIOD_MS }), { maxLength: 5 }), async (each, jumps) => {
-        const first = openRoot(crypto, each);
-        let chain = first;
-        for (const jump of jumps.toSorted((a, b) => a - b)) {
-          const now = each.createdAt + jump;
-          chain = advance(crypto, chain, now);
-          const current = periodAt(chain, now);
-          expect(listenPeriods(chain, now)).toEqual([current - 1, current, current + 1]);
-          expect(await topicKeys(crypto, chain, current)).toEqual(await topicKeys(crypto, first, current));
-        }
-        if (chain.period > first.period) {
+      fc.asyncProperty(
+        roots,
+        fc.array(fc.integer({ min: 0, max: 20 * PERIOD_MS }), { maxLength: 5 }),
+        async (each, jumps) => {
+          const first = openRoot(crypto, each);
+          let chain = first;
+          for (const jump of jumps.toSorted((a, b) => a - b)) {
+            const now = each.createdAt + jump;
+            chain = advance(crypto, chain, now);
+            const current = periodAt(chain, now);
+            expect(listenPeriods(chain, now)).toEqual([current - 1, current, current + 1]);
+            expect(await topicKeys(crypto, chain, current)).toEqual(await topicKeys(crypto, first, current));
+          }
           await expect(topicKeys(crypto, chain, chain.period - 1)).rejects.toThrow("period is not spent");
-          expect(equalBytes(chain.secret, first.secret)).toBe(false);
-        }
-        expect(decode(rootChainSchema, encode(rootChainSchema, chain))).toEqual(chain);
-      }),
+          expect(equalBytes(chain.secret, first.secret)).toBe(chain.period === first.period);
+          expect(decode(rootChainSchema, encode(rootChainSchema, chain))).toEqual(chain);
+        },
+      ),
       { numRuns: 40 },
     );
   });

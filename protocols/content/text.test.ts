@@ -50,7 +50,8 @@ describe("texts", () => {
     expect(isMessageText(value)).toBe(valid);
   });
 
-  const texts = fc.string({ unit: "grapheme", maxLength: 100 });
+  const units = ["a", "é", "€", "☀", "👩‍👩‍👧", "\n", "\t", " ", "\u200b", "\u202e", "\u2028", "\u0000", "\u009b", "\ud800"];
+  const texts = fc.array(fc.constantFrom(...units), { maxLength: 24 }).map((parts) => parts.join(""));
 
   test("[CO11] whatever a message may say comes back the same", () => {
     fc.assert(
@@ -71,12 +72,13 @@ describe("texts", () => {
 
   test("[CO10] [CO11] [CO13] no writer lets a bad text out", () => {
     fc.assert(
-      fc.property(fc.string({ unit: "binary", maxLength: 100 }), (value) => {
-        fc.pre(!isMessageText(value));
-        expect(() => encode(messageTextSchema, value)).toThrow("content/text");
-        expect(() => encode(nameSchema, value)).toThrow("content/name");
-      }),
-      { numRuns: 30 },
+      fc.property(
+        texts.filter((value) => !isMessageText(value)),
+        (value) => {
+          expect(() => encode(messageTextSchema, value)).toThrow("content/text");
+          expect(() => encode(nameSchema, value)).toThrow("content/name");
+        },
+      ),
     );
   });
 

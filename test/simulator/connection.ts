@@ -72,6 +72,10 @@ export class Link {
     return us;
   }
 
+  later(kind: string, process: Process, action: () => void): void {
+    this.#internet.scheduler.after(0, kind, process, action);
+  }
+
   /** Sends `size` bytes to the other end, where `arrive` happens, in order. */
   send(from: LinkEnd, size: number, kind: string, arrive: () => void): void {
     if (this.dead) return;
@@ -138,7 +142,7 @@ export class LinkEnd {
     this.open = true;
     this.opened = true;
     this.node.ends.add(this);
-    if (this.node.endsWith(this.peer).length === 1) this.node.notify(this.peer, "up");
+    if (this.node.endsWith(this.peer).length === 1) this.node.tell(this.peer, "up");
   }
 
   /** This end learns that the connection is over. */
@@ -154,6 +158,7 @@ export class LinkEnd {
     this.node.reservations.delete(this.peer);
     this.node.granted.delete(this.peer);
     this.node.gossip.peerGone(this.peer);
-    this.node.notify(this.peer, "down");
+    // In an event of its own: a listener never runs inside the `disconnect` that caused it.
+    this.link.later("net/down", this.node.process, () => this.node.tell(this.peer, "down"));
   }
 }

@@ -69,7 +69,9 @@ export class GossipNode implements Gossip {
 
   publish(topic: TopicId, envelope: Uint8Array): Promise<number> {
     if (!this.#node.enter()) return never();
-    if (envelope.length > MAX_GOSSIP_BYTES || !this.#firstTime(envelope)) return Promise.resolve(0);
+    // What went to nobody was not published: it may be tried again.
+    if (envelope.length > MAX_GOSSIP_BYTES || this.#recipients(topic).length === 0) return Promise.resolve(0);
+    if (!this.#firstTime(envelope)) return Promise.resolve(0);
     return Promise.resolve(this.#flood(topic, envelope.slice()));
   }
 
@@ -100,8 +102,14 @@ export class GossipNode implements Gossip {
     });
   }
 
+  /** Who is on the topic and may know that we are: whoever gets a message knows. */
+  #recipients(topic: TopicId): PeerId[] {
+    const told = this.#joined.get(topic);
+    return told === undefined ? [] : [...(this.#known.get(topic) ?? [])].filter((peer) => told.has(peer));
+  }
+
   #flood(topic: TopicId, envelope: Uint8Array, from?: PeerId): number {
-    const peers = [...(this.#known.get(topic) ?? [])].filter((peer) => peer !== from);
+    const peers = this.#recipients(topic).filter((peer) => peer !== from);
     for (const peer of peers) this.#sendTo(peer, topic, envelope);
     return peers.length;
   }
@@ -141,7 +149,8 @@ export class GossipNode implements Gossip {
   }
 
   #receive(topic: TopicId, envelope: Uint8Array, from: PeerId): void {
-    if (!this.#joined.has(topic) || (this.#rejects.get(from) ?? 0) >= REJECTS_TO_GRAYLIST) return;
+    // To whom we did not reveal the topic, we are not on it.
+    if (this.#joined.get(topic)?.has(from) !== true || (this.#rejects.get(from) ?? 0) >= REJECTS_TO_GRAYLIST) return;
     if (!this.#firstTime(envelope) || this.#validate === undefined) return;
     void this.#validate(topic, envelope.slice(), from).then((verdict) => {
       if (verdict === "accept") this.#flood(topic, envelope, from);

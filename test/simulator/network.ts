@@ -171,11 +171,8 @@ export class NetworkNode implements Network {
     return found;
   }
 
-  /** In an event of its own: a listener never runs inside the call that caused it. */
-  notify(peer: PeerId, state: "up" | "down"): void {
-    this.internet.scheduler.after(0, `net/${state}`, this.process, () => {
-      for (const listener of this.#listeners) listener(peer, state);
-    });
+  tell(peer: PeerId, state: "up" | "down"): void {
+    for (const listener of this.#listeners) listener(peer, state);
   }
 
   /**

@@ -1,8 +1,8 @@
-/** For tests that call ports from outside of any event: virtual time flows by itself, as fast as it can. */
+/** For tests that call ports from outside of any event. Virtual time flows while somebody waits for something, and only then. */
 import { setImmediate as nextTurn } from "node:timers/promises";
 
 import { Internet } from "./internet.ts";
-import { byteStream, Dice } from "./random.ts";
+import { Dice } from "./random.ts";
 import { type Process, Scheduler } from "./scheduler.ts";
 import { Disk } from "./store.ts";
 import { Trace } from "./trace.ts";
@@ -17,37 +17,51 @@ export type Rig = {
   readonly internet: Internet;
   process(name: string): Process;
   disk(name: string): Disk;
+  /** Runs the world until `work` is done. */
+  at<T>(work: () => Promise<T>): Promise<T>;
   until(condition: () => boolean): Promise<void>;
   /** Lets virtual time pass. */
   pass(us: number): Promise<void>;
   close(): Promise<void>;
 };
 
-export function freeRig(seed = 1): Rig {
+/** @param options.free - Time flows always, for suites that only await ports. */
+export function makeRig(options: { readonly seed?: number; readonly free?: boolean } = {}): Rig {
+  const { seed = 1, free = false } = options;
   const scheduler = new Scheduler(new Trace());
   scheduler.strict = false;
   const internet = new Internet(scheduler, seed);
+  const conditions = new Set<() => boolean>();
+  let wanted = free ? 1 : 0;
   let nodes = 0;
   let closed = false;
   let broken: unknown;
   const flow = (async () => {
     while (!closed) {
       const stopAt = scheduler.events + EVENTS_A_TURN;
-      await scheduler.run(Infinity, () => scheduler.events >= stopAt);
+      const stop = (): boolean => {
+        return wanted === 0 || scheduler.events >= stopAt || [...conditions].some((condition) => condition());
+      };
+      await scheduler.run(Infinity, stop);
       await nextTurn();
     }
   })().catch((error: unknown) => {
     broken = error;
   });
   const until = async (condition: () => boolean): Promise<void> => {
-    const deadlineUs = scheduler.nowUs + PATIENCE_US;
+    let late = false;
     // Something must fall due, or time would stand still.
-    scheduler.after(PATIENCE_US, "patience", undefined, () => {});
-    while (!condition()) {
-      if (broken !== undefined) throw broken;
-      if (scheduler.nowUs >= deadlineUs) throw new Error("the condition was not met within a virtual hour");
-      await nextTurn();
-    }
+    const deadline = scheduler.after(PATIENCE_US, "patience", undefined, () => {
+      late = true;
+    });
+    wanted++;
+    conditions.add(condition);
+    while (!condition() && !late && broken === undefined) await nextTurn();
+    conditions.delete(condition);
+    wanted--;
+    scheduler.cancel(deadline);
+    if (broken !== undefined) throw broken;
+    if (late) throw new Error("the condition was not met within a virtual hour");
   };
   return {
     scheduler,
@@ -55,13 +69,16 @@ export function freeRig(seed = 1): Rig {
     until,
     process: (name) => ({ node: nodes++, name, incarnation: 1, alive: true, asleep: false, deferred: [] }),
     disk(name) {
-      return new Disk({
-        scheduler,
-        dice: new Dice(seed, `disk/${name}`),
-        fullForUs: () => 1_000_000,
-        crash: () => {},
-        onFault: () => {},
-      });
+      const dice = new Dice(seed, `disk/${name}`);
+      return new Disk({ scheduler, dice, fullForUs: () => 1_000_000, crash: () => {}, onFault: () => {} });
+    },
+    async at(work) {
+      wanted++;
+      try {
+        return await work();
+      } finally {
+        wanted--;
+      }
     },
     async pass(us) {
       let passed = false;
@@ -77,5 +94,3 @@ export function freeRig(seed = 1): Rig {
     },
   };
 }
-
-export { byteStream };

@@ -5,14 +5,14 @@ import { Failure } from "#src/runtime/failure.ts";
 import type { Store, StoreOperation } from "#src/runtime/ports.ts";
 import { storeContract } from "#test/contracts/store.contract.ts";
 
-import { freeRig } from "./rig.fixture.ts";
+import { makeRig } from "./rig.fixture.ts";
 import { Dice } from "./random.ts";
 import { type Process, Scheduler } from "./scheduler.ts";
 import { type CommitFault, Disk } from "./store.ts";
 import { Trace } from "./trace.ts";
 
 storeContract("simulated", async () => {
-  const rig = freeRig();
+  const rig = makeRig({ free: true });
   const disk = rig.disk("a");
   return { host: disk.host(rig.process("a")), rival: disk.host(rig.process("b")), dispose: () => rig.close() };
 });

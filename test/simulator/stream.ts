@@ -8,8 +8,8 @@ import { never } from "./scheduler.ts";
 
 /** Longest frame (ports: "frames above the limit of the protocol abort the stream"). */
 export const MAX_FRAME_BYTES = 1_048_576;
-/** Bytes on their way or unread before `send` waits: yamux begins with 256 KiB. */
-export const WINDOW_BYTES = 262_144;
+/** Bytes on their way or unread before `send` waits: one frame of any size and what yamux begins with, 256 KiB. */
+export const WINDOW_BYTES = MAX_FRAME_BYTES + 262_144;
 /** Bytes kept for a sender that does not wait; above it the stream is aborted (libp2p: `maxWriteBufferLength`, 4 MiB). */
 const MAX_UNSENT_BYTES = 4_194_304;
 

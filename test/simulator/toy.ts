@@ -226,6 +226,9 @@ class Toy implements SimPeer {
     if (this.#bug === "acknowledges-early") commit.catch(ignoreFailure);
     else await commit;
     this.#tell({ t: "put", item });
+    // Publishing takes part in a topic; the relay may know.
+    network.gossip.join(to as TopicId);
+    for (const { peer } of network.connections()) network.gossip.reveal(to as TopicId, peer);
     await network.gossip.publish(to as TopicId, new Uint8Array([...bytes(item), ...SIGNATURE]));
     return { id: item.id as EventId, state: "queued" };
   }

@@ -3,6 +3,8 @@ export type Output = {
   readonly json: boolean;
   /** One result. `human` is called only when somebody will read it. */
   print(value: object, human: () => string): void;
+  /** A line somebody else has made ready, for scripts or for people as `json` says. */
+  line(text: string): void;
   /** Something a person may want to know meanwhile. */
   note(text: string): void;
 };
@@ -14,6 +16,9 @@ export function createOutput(options: { json: boolean; stdout: Sink; stderr: Sin
     json: options.json,
     print(value, human) {
       options.stdout.write(`${options.json ? JSON.stringify(value) : human()}\n`);
+    },
+    line(text) {
+      options.stdout.write(`${text}\n`);
     },
     note(text) {
       options.stderr.write(`${text}\n`);

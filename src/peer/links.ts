@@ -131,7 +131,9 @@ export class Links {
     if (known && known.peer !== peer) this.#byPeer.delete(known.peer);
     link.instances.set(device, { instance, peer });
     this.#byPeer.set(peer, account);
-    if (known?.instance !== instance || !this.knows(account)) this.tell(account);
+    // An instance that was just started cannot have heard what we told before it.
+    if (known?.instance !== instance) this.#tellNow(account, link);
+    else if (!this.knows(account)) this.tell(account);
     if (this.#connected(peer)) return this.#met(account, peer);
     const first = compareText(this.#world.network.peerId, peer) < 0;
     if (first) return this.#dial(account, peer, body.addresses);

@@ -200,7 +200,7 @@ describe("hostile control messages", () => {
     const { initiator, responder } = await talkingEnds(testEnv(crypto, "fuzz"));
     const bytes = await offer(initiator);
     const answer = must(await accept(new End(responder.state, responder.env), bytes));
-    for (const mutated of mutations([bytes, answer], LONG ? 20_000 : 400, 43)) {
+    for (const mutated of mutations([bytes, answer], LONG ? 100_000 : 400, 43)) {
       if (equalBytes(mutated, bytes) || equalBytes(mutated, answer)) continue;
       expect(isReject(await accept(responder, mutated))).toBe(true);
       expect(isReject(await finish(initiator, mutated))).toBe(true);

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { equalBytes } from "#protocols/base/bytes.ts";
 import { decode, encode } from "#protocols/base/codec.ts";
 import { synchronousSuite } from "#protocols/base/synchronous.ts";
-import { DAY_MS } from "./lifetime.ts";
+import { DAY_MS, expiryOf, hourOf } from "./lifetime.ts";
 import {
   advance,
   checkRoot,
@@ -111,6 +111,28 @@ describe("conversation roots", () => {
         },
       ),
     );
+  });
+
+  test("[EN4] one who was away hears every period in which something may still be alive, until the chain is advanced", () => {
+    fc.assert(
+      fc.property(roots, fc.nat(20 * PERIOD_MS), fc.nat(31 * DAY_MS), (each, after, ago) => {
+        const chain = openRoot(crypto, each);
+        const now = each.createdAt + after;
+        const written = Math.max(each.createdAt, now - ago);
+        const heard = listenPeriods(chain, now);
+        // Sealed within the hour before, it lives for 30 days from the hour's end.
+        fc.pre(expiryOf(hourOf(written), "month") > now);
+        expect(heard).toContain(periodAt(chain, written));
+        expect(heard.length).toBeLessThanOrEqual(7);
+        expect(listenPeriods(advance(crypto, chain, now), now)).toEqual(heard.slice(-3));
+      }),
+    );
+    const long = openRoot(crypto, root);
+    const counts = Array.from(
+      { length: 7 },
+      (_, day) => listenPeriods(long, START + 20 * PERIOD_MS + day * DAY_MS).length,
+    );
+    expect([...new Set(counts)].toSorted()).toEqual([6, 7]);
   });
 
   test("[EN4] roots turn at different moments", () => {

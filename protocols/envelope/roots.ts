@@ -7,7 +7,7 @@ import { bytes, encode, type Infer, struct, uint } from "#protocols/base/codec.t
 import type { TopicId } from "#protocols/base/ids.ts";
 import { assert, type OrReject, reject } from "#protocols/base/reject.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
-import { DAY_MS, MAX_AHEAD_MS } from "./lifetime.ts";
+import { DAY_MS, HOUR_MS, MAX_AHEAD_MS, MAX_LIFETIME_MS } from "./lifetime.ts";
 
 /** A topic lives this long. Shorter hides more and costs more subscriptions; envelopes outlive it through `previous`. */
 export const PERIOD_MS = 7 * DAY_MS;
@@ -83,14 +83,19 @@ export function periodAt(chain: RootChain, now: number): number {
   return Math.max(chain.period, periodOf(chain.offset, now));
 }
 
-/** Previous, current and next, without those that are spent. */
+/**
+ * Previous, current and next; before them, those that are not forgotten yet and in which something may still lie at a
+ * mailbox. So one who was away hears what was written meanwhile, until `advance` (EN4). At most seven.
+ */
 export function listenPeriods(chain: RootChain, now: number): readonly number[] {
   const current = periodAt(chain, now);
-  return [current - 1, current, current + 1].filter((period) => period >= chain.period);
+  const alive = periodOf(chain.offset, now - MAX_LIFETIME_MS - HOUR_MS);
+  const first = Math.max(chain.period, Math.min(current - 1, alive));
+  return Array.from({ length: current + 2 - first }, (_, i) => first + i);
 }
 
 /**
- * Forgets the periods before the previous one.
+ * Forgets the periods before the previous one. Not before the mailboxes were read to their end on these (EN4).
  * @param now - Network time that another party has confirmed: what a wrong clock forgets does not come back (EN4).
  */
 export function advance(crypto: CryptoSuite, chain: RootChain, now: number): RootChain {

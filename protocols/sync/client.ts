@@ -70,7 +70,8 @@ export type ClientState = {
   /** Bytes the mailbox may still send on each lane. */
   readonly granted: { backlog: number; live: number };
   /** Waiting for room in the mailbox's window, in order. */
-  readonly queue: { readonly id: EnvelopeId; readonly bytes: Uint8Array }[];
+  readonly queue: PutItem[];
+  queuedBytes: number;
   readonly inFlight: Map<EnvelopeId, number>;
   inFlightBytes: number;
 };
@@ -127,6 +128,7 @@ export function openClient(
     wanted: 0,
     granted: { backlog: 0, live: 0 },
     queue: [],
+    queuedBytes: 0,
     inFlight: new Map(),
     inFlightBytes: 0,
   };
@@ -156,7 +158,10 @@ async function decide(state: ClientState, input: ClientInput, env: Env): Promise
     case "openInbox":
       return openInbox(state, input, env);
     case "put":
-      state.queue.push(...input.envelopes);
+      for (const item of input.envelopes) {
+        state.queue.push(item);
+        state.queuedBytes += item.bytes.length;
+      }
       return putMore(state);
     case "committed":
       return committed(state, input);
@@ -407,13 +412,12 @@ function putMore(state: ClientState): readonly ClientEffect[] {
     while (envelopes.length < MAX_ITEMS) {
       const next = state.queue[0];
       if (!next) break;
-      if (state.inFlight.has(next.id)) {
-        state.queue.shift();
-        continue;
-      }
-      if (size > 0 && size + next.bytes.length > PUT_FRAME_BYTES) break;
-      if (state.inFlightBytes + next.bytes.length > mailbox.putWindowBytes) break;
+      const repeated = state.inFlight.has(next.id);
+      if (!repeated && size > 0 && size + next.bytes.length > PUT_FRAME_BYTES) break;
+      if (!repeated && state.inFlightBytes + next.bytes.length > mailbox.putWindowBytes) break;
       state.queue.shift();
+      state.queuedBytes -= next.bytes.length;
+      if (repeated) continue;
       state.inFlight.set(next.id, next.bytes.length);
       state.inFlightBytes += next.bytes.length;
       envelopes.push(next.bytes);

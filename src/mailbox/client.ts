@@ -331,7 +331,7 @@ class Line {
   #sending = false;
   #ended = false;
   #nextRequest = 1;
-  #queuedBytes = 0;
+  #comingBytes = 0;
   #stopHello: () => void;
   #stopLinger: (() => void) | undefined;
   #closing: string | undefined;
@@ -373,22 +373,20 @@ class Line {
     const taken: PutItem[] = [];
     let size = 0;
     for (const envelope of envelopes) {
-      if (this.#queuedBytes + size + envelope.bytes.length > this.#options.limits.maxQueuedBytes) {
+      const queued = this.#comingBytes + this.#state.queuedBytes + size;
+      if (queued + envelope.bytes.length > this.#options.limits.maxQueuedBytes) {
         this.#options.handlers.rejected(envelope.id, "sync/queue-full");
         continue;
       }
       size += envelope.bytes.length;
       taken.push(envelope);
     }
-    // Counted until the step has run; from there on the state's own queue is what counts.
-    this.#queuedBytes += size;
-    void this.#input({ type: "put", envelopes: taken }).then(() => this.#countQueue());
-  }
-
-  #countQueue(): void {
-    let size = 0;
-    for (const item of this.#state.queue) size += item.bytes.length;
-    this.#queuedBytes = size;
+    if (taken.length === 0) return;
+    // Until the step has run; from there on the state counts them.
+    this.#comingBytes += size;
+    void this.#input({ type: "put", envelopes: taken }).then(() => {
+      this.#comingBytes -= size;
+    });
   }
 
   async request(body: InboxRequest): Promise<OrReject<Answer>> {
@@ -570,7 +568,6 @@ class Line {
   #watchPuts(): void {
     this.#stopPuts?.();
     this.#stopPuts = undefined;
-    this.#countQueue();
     if (this.#state.inFlight.size === 0) return;
     const { clock, limits } = this.#options;
     this.#stopPuts = clock.after(limits.putDeadlineMs, () => this.end("sync/stalled"));

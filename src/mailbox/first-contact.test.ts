@@ -14,10 +14,10 @@ const random = countingRandom("first contact");
 const env = { now: START, random, crypto };
 const HOUR = 3_600_000;
 
-async function world(limits: Partial<MailboxLimits> = {}) {
+async function world(limits: Partial<MailboxLimits> = {}, sync: () => Promise<void> = async () => {}) {
   const wire = new Wire();
   const clock = new HandClock();
-  const disk = new MemoryDisk();
+  const disk = new MemoryDisk({ sync });
   const network = wire.node("mailbox");
   const start = () =>
     startMailbox({ network, host: disk.attach(), clock, random: countingRandom("mailbox"), crypto, limits });
@@ -149,6 +149,25 @@ describe("inbox", () => {
     tablet.openInbox(inbox);
     await settle();
     expect(tablet.received.map((item) => toHex(item.deposit))).toEqual([toHex(first)]);
+  });
+
+  test("[SY31] a reader that comes while a deposit is on its way to the disk gets it afterwards", async () => {
+    const slow = { until: Promise.resolve() };
+    const { client } = await world({}, () => slow.until);
+    const [phone, bob] = [await client("phone"), await client("bob")];
+    const [inbox, invite] = [await owner(), await capability()];
+    await phone.grant(await makeGrant(crypto, inbox, { capability: invite.key, uses: 5, expiresAt: START + HOUR }));
+    const { promise, resolve } = Promise.withResolvers<void>();
+    slow.until = promise;
+    const outcome = bob.deposit(await deposit(inbox, invite.seed));
+    await settle();
+    phone.openInbox(inbox);
+    await settle();
+    expect(phone.received).toEqual([]);
+    resolve();
+    expect(code(await outcome)).toBe("taken");
+    await settle();
+    expect(phone.received).toHaveLength(1);
   });
 
   test("[SY32] a full inbox refuses, and expiry makes room and leaves no row", async () => {

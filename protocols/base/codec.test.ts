@@ -154,6 +154,7 @@ describe("rejects", () => {
     ["[BA4] indefinite length", "codec/indefinite", bytes({ max: 9 }), "5f4100ff"],
     ["[BA4] a reserved additional value", "codec/indefinite", uint(), "1c"],
     ["[BA5] 2^53 is no safe integer", "codec/integer-range", uint(), "1b0020000000000000"],
+    ["[BA5] 2^53 is no tag either", "codec/integer-range", choice({ a: 0 }), "1b0020000000000000"],
     ["[BA5] above the schema's maximum", "codec/integer-range", uint(10), "0b"],
     ["[BA5] below the schema's minimum", "codec/integer-range", int(-2, 2), "22"],
     ["[BA5] negative where none may be", "codec/wrong-type", uint(), "20"],

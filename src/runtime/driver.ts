@@ -456,7 +456,6 @@ export class Driver {
     this.#collecting = new Batch();
     this.#generation++;
     this.#lastFailure = failure;
-    this.#shelf.forget();
     this.#tell(failure);
     if (failure.code === "store/full") this.#full = failure;
     if (failure.code === "store/fenced") this.#stop(failure);

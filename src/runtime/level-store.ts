@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, open as openFile, rm, stat, statfs } from "node:fs/promises";
+import { mkdir, open as openFile, readdir, rm, stat, statfs } from "node:fs/promises";
+import { join } from "node:path";
 import { ClassicLevel } from "classic-level";
 import { Failure } from "./failure.ts";
 import type { Store, StoreHost, StoreOperation, StoreRange } from "./ports.ts";
@@ -34,30 +35,50 @@ export function levelStoreHost(path: string, options: LevelStoreOptions = {}): S
   const space = new FreeSpace(path, options);
   return {
     open: async () => {
-      await mkdir(path, { recursive: true, mode: FOLDER_MODE });
-      const level = await openLevel(path).catch(async (failure: unknown) => {
-        if (!(failure instanceof Failure && failure.code === "store/full" && (await space.dropBallast()))) throw failure;
-        return openLevel(path);
-      });
-      await space.opened();
-      return new LevelStore(level, space);
+      try {
+        await mkdir(path, { recursive: true, mode: FOLDER_MODE });
+        await refuseHeadless(path);
+        await space.prepare();
+        return new LevelStore(await openWithBallast(path, space), space);
+      } catch (error) {
+        throw asFailure(error);
+      }
     },
   };
+}
+
+async function openWithBallast(path: string, space: FreeSpace): Promise<Level> {
+  try {
+    return await openLevel(path);
+  } catch (error) {
+    if (asFailure(error).code !== "store/full" || !(await space.dropBallast())) throw error;
+    return openLevel(path);
+  }
+}
+
+async function openLevel(path: string): Promise<Level> {
+  const level: Level = new ClassicLevel(path, { keyEncoding: "view", valueEncoding: "view" });
+  await level.open();
+  return level;
+}
+
+/**
+ * Without its CURRENT file LevelDB takes a store for none, makes a new one in its place and deletes the tables of the old.
+ * Where there are records there must be a CURRENT: it is written before the first of them.
+ */
+async function refuseHeadless(path: string): Promise<void> {
+  const files = await readdir(path);
+  if (files.includes("CURRENT")) return;
+  for (const file of files) {
+    if (/\.(ldb|sst|log)$/.test(file) && (await fileBytes(join(path, file))) > 0) {
+      throw new Failure("store/damaged", "the store has records but lacks its CURRENT file");
+    }
+  }
 }
 
 /** Recovers what LevelDB can of a store that opens with `store/damaged`. Records may be lost: reconcile with others after it. */
 export async function repairLevelStore(path: string): Promise<void> {
   await ClassicLevel.repair(path);
-}
-
-async function openLevel(path: string): Promise<Level> {
-  const level: Level = new ClassicLevel(path, { keyEncoding: "view", valueEncoding: "view" });
-  try {
-    await level.open();
-    return level;
-  } catch (error) {
-    throw asFailure(error);
-  }
 }
 
 class LevelStore implements Store {
@@ -153,11 +174,17 @@ class FreeSpace {
     this.#ask = options.freeBytes ?? volumeFreeBytes;
   }
 
-  /** Lays the ballast down again where there is room for it. */
-  async opened(): Promise<void> {
+  /** Before opening: what we believed of the room may be why it is opened anew. Lays the ballast down if there is room. */
+  async prepare(): Promise<void> {
     this.#writtenSince = Infinity;
     if ((await fileBytes(this.#ballast)) === this.#ballastBytes) return;
-    if ((await this.#ask(this.#path)) >= this.#marginBytes + this.#ballastBytes) await this.#layBallast();
+    if ((await this.#ask(this.#path)) < this.#marginBytes + this.#ballastBytes) return;
+    try {
+      await writeRandom(this.#ballast, this.#ballastBytes);
+    } catch (error) {
+      await this.dropBallast();
+      if (asFailure(error).code !== "store/full") throw error;
+    }
   }
 
   /** @returns Whether there was one to drop. */
@@ -183,18 +210,18 @@ class FreeSpace {
     this.#writtenSince += bytes;
     if (this.#free - bytes < this.#marginBytes && 2 * puts >= operations.length) throw fullFailure();
   }
+}
 
-  /** Random bytes, because a file of zeros may take no room at all. */
-  async #layBallast(): Promise<void> {
-    const file = await openFile(this.#ballast, "w", 0o600);
-    try {
-      for (let left = this.#ballastBytes; left > 0; left -= WRITE_CHUNK_BYTES) {
-        await file.write(randomBytes(Math.min(left, WRITE_CHUNK_BYTES)));
-      }
-      await file.sync();
-    } finally {
-      await file.close();
+/** Random bytes, because a file of zeros may take no room at all. */
+async function writeRandom(path: string, bytes: number): Promise<void> {
+  const file = await openFile(path, "w", 0o600);
+  try {
+    for (let left = bytes; left > 0; left -= WRITE_CHUNK_BYTES) {
+      await file.write(randomBytes(Math.min(left, WRITE_CHUNK_BYTES)));
     }
+    await file.sync();
+  } finally {
+    await file.close();
   }
 }
 
@@ -238,7 +265,8 @@ function asFailure(error: unknown): Failure {
   if (has("LEVEL_LOCKED")) {
     return new Failure("store/locked", "another process has this store open", { retryable: true, cause: error });
   }
-  if (has("LEVEL_CORRUPTION")) return new Failure("store/damaged", "the store is damaged", { cause: error });
+  const lostFile = causes.some((cause) => /MANIFEST.*no such file/i.test(cause.message));
+  if (has("LEVEL_CORRUPTION") || lostFile) return new Failure("store/damaged", "the store is damaged", { cause: error });
   if (!has("LEVEL_IO_ERROR") && (has("LEVEL_DATABASE_NOT_OPEN") || has("LEVEL_ITERATOR_NOT_OPEN"))) {
     return new Failure("store/closed", "the store is closed", { cause: error });
   }

@@ -226,7 +226,7 @@ export class RecordShelf {
   }
 
   /** Nothing in memory can be trusted any more; `store` is the truth. */
-  forget(store: Store = this.#store): void {
+  forget(store: Store): void {
     this.#age++;
     this.#cache.clear();
     this.#positions.clear();

@@ -1,9 +1,9 @@
 /** The programs that ship, as the world starts them: `src/peer` and `src/mailbox`, nothing of theirs replaced. */
-import { synchronousSuite } from "#protocols/base/synchronous.ts";
 import { startMailbox } from "#src/mailbox/mailbox.ts";
 import { createIdentity, startPeer } from "#src/peer/start.ts";
 import { Failure } from "#src/runtime/failure.ts";
 
+import { nativeSuite } from "./native.ts";
 import type { Program } from "./run.ts";
 import type { Environment, SimPeer } from "./world.ts";
 
@@ -27,6 +27,6 @@ export function shippingProgram(): Program {
   return {
     startPeer: startShippingPeer,
     startRelay: ({ host, network, clock, random, crypto }) => startMailbox({ host, network, clock, random, crypto }),
-    crypto: synchronousSuite(),
+    crypto: nativeSuite(),
   };
 }

@@ -39,6 +39,8 @@ export class EnvelopeGossip implements Gossip {
   readonly #accepted: SeenIds;
   readonly #sha256: Sha256;
   readonly #pendingRpcs = new Map<PeerId, number>();
+  /** Peers whose stream is on its way to a better connection. */
+  readonly #moving = new Set<PeerId>();
   #validate: ((topic: TopicId, envelope: Uint8Array, from: PeerId) => Promise<Verdict>) | undefined;
   #stopped = false;
 
@@ -121,14 +123,26 @@ export class EnvelopeGossip implements Gossip {
     const best = this.#connectionsOf(peer)[0];
     if (!id || !best || this.#stopped) return;
     const outbound = streamsOutbound.get(peer);
-    if (outbound?.rawStream.status === "open") {
-      const onBest = best.streams.includes(outbound.rawStream);
-      const onDirect = this.#connectionsOf(peer).some((c) => c.direct && c.streams.includes(outbound.rawStream));
-      if (onBest || onDirect || !best.direct) return;
-      void outbound.close(); // gracefully: what is in it arrives; `close` of gossipsub's wrapper never rejects
+    if (outbound?.rawStream.status !== "open") {
+      streamsOutbound.delete(peer);
+      this.#gossipsub.onPeerConnected(id, best);
+    } else if (best.direct && !this.#connectionsOf(peer).some((c) => c.direct && c.streams.includes(outbound.rawStream))) {
+      void this.#move(peer, { id, outbound, to: best });
     }
+  }
+
+  /** Opens a stream on the better connection while the old one still serves, then lets go of that. */
+  async #move(peer: PeerId, move: { id: LibPeerId; outbound: OutboundStream; to: LibConnection }): Promise<void> {
+    if (this.#moving.has(peer)) return;
+    this.#moving.add(peer);
+    const { streamsOutbound } = this.#gossipsub;
+    // It looks before its first await whether there is a stream already, and sets the new one in the end. It never rejects.
     streamsOutbound.delete(peer);
-    this.#gossipsub.onPeerConnected(id, best);
+    const moved = this.#gossipsub.createOutboundStream(move.id, move.to);
+    streamsOutbound.set(peer, move.outbound);
+    await moved;
+    this.#moving.delete(peer);
+    if (streamsOutbound.get(peer) !== move.outbound) await move.outbound.close();
   }
 
   stop(): void {
@@ -528,6 +542,7 @@ type Internals = Omit<GossipSub, "publish"> & {
   sendGraft(peer: PeerId, topics: string[]): void;
   pipePeerReadStream(from: LibPeerId, source: AsyncIterable<{ subarray(): Uint8Array }>): Promise<void>;
   onPeerConnected(peer: LibPeerId, connection: LibConnection): void;
+  createOutboundStream(peer: LibPeerId, connection: LibConnection): Promise<void>;
   onPeerDisconnected(peer: LibPeerId): void;
   removePeer(peer: LibPeerId): void;
 };
@@ -549,6 +564,7 @@ const METHODS = [
   "sendGraft",
   "pipePeerReadStream",
   "onPeerConnected",
+  "createOutboundStream",
   "onPeerDisconnected",
   "removePeer",
 ] as const;

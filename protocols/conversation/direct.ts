@@ -19,14 +19,12 @@ import type { Env } from "#protocols/base/suite.ts";
 import {
   type Body,
   type BodyOf,
-  clampTime,
   clipReceipt,
   covers,
   encodeEvent,
   type Event,
   eventId,
   hasRead,
-  type Hlc,
   hlcSchema,
   isEphemeral,
   isIndexed,
@@ -138,8 +136,8 @@ export type DirectState = {
 export type StepEnv = Env & { readonly nextSequence: () => number };
 
 export type Effect =
-  /** An event to keep, ours or theirs; `at` is where it belongs: its time, no later than a day after its envelope's hour. */
-  | { readonly type: "record"; readonly id: EventId; readonly event: Event; readonly bytes: Uint8Array; readonly at: Hlc }
+  /** An event to keep: ours or theirs. */
+  | { readonly type: "record"; readonly id: EventId; readonly event: Event; readonly bytes: Uint8Array }
   /** Ours: keep offering it until each of `devices` has receipted it. */
   | { readonly type: "hold"; readonly id: EventId; readonly index: number; readonly devices: readonly DeviceId[] }
   | { readonly type: "transmit"; readonly id: EventId; readonly payload: Uint8Array; readonly ephemeral: boolean }
@@ -297,7 +295,7 @@ async function post(state: DirectState, body: Body, env: StepEnv, options: PostO
   const effects: Effect[] = [];
   if (event.index > 0) {
     const devices = recipientsOf(state.self, composed.direct).map(({ device }) => device);
-    effects.push({ type: "record", id: newId, event, bytes: encoded, at: event.time });
+    effects.push({ type: "record", id: newId, event, bytes: encoded });
     effects.push({ type: "hold", id: newId, index: event.index, devices });
   }
   return { state: sealed.state, effects: [...effects, ...sealed.effects] };
@@ -518,13 +516,12 @@ export function markRead(direct: Direct, device: DeviceId, index: number): Direc
 
 /**
  * Takes in one payload.
- * @param options.hour - The envelope's signed hour: no event counts as later than a day after it.
  * @param options.viaInbox - It came as first contact; else on a topic of this conversation.
  * @returns A reject changes nothing; codes in SPEC.md.
  */
 export async function receive(
   state: DirectState,
-  options: { readonly payload: DirectPayload; readonly hour: number; readonly viaInbox: boolean },
+  options: { readonly payload: DirectPayload; readonly viaInbox: boolean },
   env: StepEnv,
 ): Promise<OrReject<Step>> {
   const conversation = options.viaInbox ? undefined : state.direct?.conversation;
@@ -540,7 +537,7 @@ export async function receive(
     ...withPair(admitted, opened.pair),
     ...(opened.prekeys && { prekeys: opened.prekeys }),
   };
-  const done = await take(moved, opened, options.hour, env);
+  const done = await take(moved, opened, env);
   return isReject(done) ? done : telling(before, done, env.now);
 }
 
@@ -591,7 +588,7 @@ async function admit(state: DirectState, opened: Opened, env: Env): Promise<OrRe
 }
 
 /** Notes the arrival, then lets the body act. */
-async function take(state: DirectState, opened: Opened, hour: number, env: StepEnv): Promise<OrReject<Step>> {
+async function take(state: DirectState, opened: Opened, env: StepEnv): Promise<OrReject<Step>> {
   const { event } = opened;
   const { direct } = state;
   assert(direct !== undefined, "the author was admitted");
@@ -600,7 +597,7 @@ async function take(state: DirectState, opened: Opened, hour: number, env: StepE
   }
   const heard: Direct = {
     ...direct,
-    clock: receiveClock(direct.clock, clampTime(event.time, hour), env.now),
+    clock: receiveClock(direct.clock, event.time, env.now),
     roots: advanceRoots(env.crypto, direct.roots, env.now),
   };
   if (event.index === 0) return act({ state: { ...state, direct: heard }, effects: [] }, opened, env);
@@ -610,7 +607,7 @@ async function take(state: DirectState, opened: Opened, hour: number, env: StepE
   const heads = [...heard.heads.filter((head) => !parents.has(head)), opened.eventId].toSorted().slice(-MAX_PARENTS);
   const noted: Direct = { ...heard, heads, received: mergeReceipts(heard.received, [withIndex(known, event.index)]) };
   const effects: Effect[] = [
-    { type: "record", id: opened.eventId, event, bytes: opened.bytes, at: clampTime(event.time, hour) },
+    { type: "record", id: opened.eventId, event, bytes: opened.bytes },
     { type: "receipt-due" },
   ];
   return act({ state: { ...state, direct: noted }, effects }, opened, env);

@@ -49,6 +49,9 @@ const PUT_PUSHED_AFTER_MS = 5_000;
 const RETRY_MS = 4_000;
 const MAX_RETRY_MS = 300_000;
 
+/** What waits for a path is looked at this often: a path can open without a sign, when a peer tells its topics late. */
+const LOOK_MS = 15_000;
+
 /** What is in custody is offered anew this rarely: a mailbox may lie, and a receipt may be lost. */
 const HELD_RETRY_MS = 600_000;
 
@@ -350,11 +353,15 @@ export class Delivery {
 
   #schedule(account: AccountId): void {
     if (this.#stopped || this.#timers.has(account)) return;
+    const now = this.#world.clock.monotonic();
     let earliest = Number.POSITIVE_INFINITY;
-    for (const flight of this.#flightsOf(account)) earliest = Math.min(earliest, flight.sentAt + retryDelay(flight));
+    for (const { id } of this.#directs.heldFor(account).values()) {
+      const flight = this.#flights.get(id);
+      earliest = Math.min(earliest, flight ? flight.sentAt + retryDelay(flight) : now + LOOK_MS);
+    }
     if (earliest === Number.POSITIVE_INFINITY) return;
     const jitter = 1 + this.#world.random(1)[0]! / 1024;
-    const delay = Math.max(250, earliest - this.#world.clock.monotonic()) * jitter;
+    const delay = Math.max(250, earliest - now) * jitter;
     const cancel = this.#world.clock.after(delay, () => {
       this.#timers.delete(account);
       this.offer(account);

@@ -218,13 +218,13 @@ export class Directs {
     const before = summary;
     for (const effect of effects) {
       if (effect.type !== "record") continue;
-      const { id, event, bytes, at } = effect;
+      const { id, event, bytes } = effect;
       const row = await tx.append(eventLog, conversation, { id, event: bytes });
       tx.put(eventIndexTable, id, { conversation, row });
       const own = event.author === this.#world.identity.account;
       recorded.push({ id, event, row, own });
       if (event.body.type !== "message") continue;
-      const entry = { ...at, id, row };
+      const entry = { ...event.time, id, row };
       await insertOrdered(tx, conversation, entry);
       const last = summary?.last;
       summary = {

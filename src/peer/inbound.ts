@@ -123,23 +123,23 @@ export class Inbound {
   }
 
   async #open(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<void> {
-    const refused = await this.#attempt(heard, info, bytes);
+    const refused = await this.#attempt(heard, bytes);
     if (refused === undefined) return this.#unpark(heard.account);
     if (!NOT_YET.has(refused.code) || info.kind === "ephemeral") return this.#count(refused);
     await this.#park(heard.account, info.id, bytes);
   }
 
   /** @returns Why not, or undefined when it was taken in. */
-  async #attempt(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<Reject | undefined> {
+  async #attempt(heard: HeardTopic, bytes: Uint8Array): Promise<Reject | undefined> {
     const opened = await openEnvelope(this.#world.crypto, heard.keys, bytes);
     if (isReject(opened)) return opened;
     const payload = decodePayload(opened.payload);
     if (isReject(payload)) return payload;
-    const taken = await this.#take(heard.account, payload, { hour: info.hour, viaInbox: false });
+    const taken = await this.#take(heard.account, payload, { viaInbox: false });
     return isReject(taken) ? taken : undefined;
   }
 
-  #take(account: AccountId, payload: DirectPayload, options: { readonly hour: number; readonly viaInbox: boolean }) {
+  #take(account: AccountId, payload: DirectPayload, options: { readonly viaInbox: boolean }) {
     const prekeys = payload.inits.length > 0;
     // A request on a topic is one that crossed ours; it may claim an invite too.
     return this.#directs.step(account, { prekeys, invites: prekeys }, (state, env) =>
@@ -167,7 +167,7 @@ export class Inbound {
     if (prekeys === undefined) return undefined;
     const author = await authorOf(identity.self, payload, prekeys, stepEnv(this.#world));
     if (isReject(author)) return author;
-    return this.#take(author.account, payload, { hour: opened.info.hour, viaInbox: true });
+    return this.#take(author.account, payload, { viaInbox: true });
   }
 
   async #park(account: AccountId, id: EnvelopeId, envelope: Uint8Array): Promise<void> {
@@ -197,7 +197,7 @@ export class Inbound {
     for (const { n, value } of rows) {
       const info = inspectEnvelope(crypto, value.envelope);
       const heard = isReject(info) ? undefined : this.#topics.get(info.topic);
-      const refused = isReject(info) ? info : heard ? await this.#attempt(heard, info, value.envelope) : undefined;
+      const refused = isReject(info) ? info : heard ? await this.#attempt(heard, value.envelope) : undefined;
       if (refused && NOT_YET.has(refused.code)) continue;
       if (refused) this.#count(refused);
       progress ||= refused === undefined;

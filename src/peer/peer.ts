@@ -88,6 +88,7 @@ export class RunningPeer implements Peer {
       refused: (_mailbox, _id, code) => this.#tell({ type: "warning", code, message: "A relay refused an envelope." }),
       opened: (address) => void this.#guard(this.#mailboxOpened(address)),
       closed: (address) => this.#mailboxClosed(address),
+      reached: (account) => this.#pathOpened(account),
     });
     const parts = { directs: this.#directs, topics: this.#topics, mailboxes: this.#mailboxes };
     this.#push = new Push(this.#world, {

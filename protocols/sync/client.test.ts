@@ -209,7 +209,15 @@ describe("a mailbox that misbehaves", () => {
     const talk = await (await new Talk().hello()).subscribed();
     const envelope = fill(6, 70_000);
     for (let n = 1; n * 70_000 <= LANE_CREDIT_BYTES + 210_000; n++) {
-      await talk.hear({ type: "entries", lane: "live", topic: topic.id, log: LOG, items: [{ n, envelope }], through: n, end: false });
+      await talk.hear({
+        type: "entries",
+        lane: "live",
+        topic: topic.id,
+        log: LOG,
+        items: [{ n, envelope }],
+        through: n,
+        end: false,
+      });
     }
     expect(talk.closed).toBe("sync/overrun");
   });
@@ -248,7 +256,21 @@ describe("a mailbox that misbehaves", () => {
 
   test("[SY4] frames of a client, entries of another log and positions out of order end the stream", async () => {
     for (const frame of Object.values(await exampleFrames())) {
-      const theirs = ["subscribe", "unsubscribe", "want", "credit", "put", "openInbox", "removeDeposits", "grant", "revokeGrant", "deposit", "directoryPut", "directoryTake", "directoryCount"];
+      const theirs = [
+        "subscribe",
+        "unsubscribe",
+        "want",
+        "credit",
+        "put",
+        "openInbox",
+        "removeDeposits",
+        "grant",
+        "revokeGrant",
+        "deposit",
+        "directoryPut",
+        "directoryTake",
+        "directoryCount",
+      ];
       if (!theirs.includes(frame.type)) continue;
       const talk = await new Talk().hello();
       await talk.hear(frame);
@@ -256,7 +278,14 @@ describe("a mailbox that misbehaves", () => {
     }
     const elsewhere = await (await new Talk().hello()).subscribed();
     const items = [{ n: 1, envelope: fill(6, 10) }];
-    await elsewhere.hear({ type: "entries", lane: "live", topic: topic.id, log: idOf<LogId>(7, 16), items, end: false });
+    await elsewhere.hear({
+      type: "entries",
+      lane: "live",
+      topic: topic.id,
+      log: idOf<LogId>(7, 16),
+      items,
+      end: false,
+    });
     expect(elsewhere.closed).toBe("sync/unexpected");
     const disorder = await (await new Talk().hello()).subscribed();
     await disorder.entries("live", [2, 1]);
@@ -298,7 +327,12 @@ describe("asking", () => {
     const items = [{ id: idOf<EnvelopeId>(1), until: 500_000 }];
     await talk.hear({ type: "custody", items, signature: await signCustody(crypto, fill(5), { log: LOG, items }) });
     expect(talk.of("custody")).toEqual([{ type: "custody", custodyKey: toHex(custodyKey), items }]);
-    expect(talk.sent("put").at(-1)!.envelopes.map((one) => one[0])).toEqual([3]);
+    expect(
+      talk
+        .sent("put")
+        .at(-1)!
+        .envelopes.map((one) => one[0]),
+    ).toEqual([3]);
     await talk.hear({ type: "refused", items: [{ id: idOf<EnvelopeId>(2), code: "sync/topic-full" }] });
     expect(talk.state.inFlightBytes).toBe(400);
   });

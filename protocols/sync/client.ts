@@ -10,20 +10,10 @@
  * it never skips, in whatever order the two lanes get their commits done (SY14).
  */
 import { toHex } from "#protocols/base/bytes.ts";
-import type { EnvelopeId, InboxId, PeerId, TopicId } from "#protocols/base/ids.ts";
+import type { EnvelopeId, PeerId, TopicId } from "#protocols/base/ids.ts";
 import { assert, isReject } from "#protocols/base/reject.ts";
 import type { Env } from "#protocols/base/suite.ts";
-import {
-  type Answer,
-  type Cursor,
-  decodeFrame,
-  type Frame,
-  type FrameOf,
-  type Held,
-  type Item,
-  type Lane,
-  type Receipt,
-} from "./frames.ts";
+import { type Cursor, decodeFrame, type Frame, type FrameOf, type Item, type Lane, type Receipt } from "./frames.ts";
 import {
   LANE_CREDIT_BYTES,
   MAX_ENVELOPE_BYTES,
@@ -33,82 +23,10 @@ import {
   MAX_WANTED,
   PUT_FRAME_BYTES,
 } from "./limits.ts";
-import { type Binding, proveInbox, proveTopic, verifyCustody } from "./proofs.ts";
+import type { ClientEffect, ClientInput, ClientState, Milestone, Topic } from "./client-contract.ts";
+import { proveInbox, proveTopic, verifyCustody } from "./proofs.ts";
 
-type Milestone = {
-  readonly mark: number;
-  readonly through: number | undefined;
-  /** The mailbox had nothing after it when it was read. */
-  readonly end: boolean;
-  committed: boolean;
-  /** Announced entries that gossip did not bring. */
-  missing: number;
-};
-
-type Topic = {
-  readonly seed: Uint8Array;
-  cursor: Cursor | undefined;
-  subscribed: boolean;
-  readonly milestones: Milestone[];
-  readonly wanted: Map<number, Milestone[]>;
-};
-
-type Inbox = { readonly seed: Uint8Array; cursor: Cursor | undefined; opened: boolean };
-
-export type ClientState = {
-  readonly self: PeerId;
-  readonly mailboxPeer: PeerId;
-  readonly nonce: Uint8Array;
-  phase: "hello" | "open" | "closed";
-  binding: Binding | undefined;
-  mailbox: NonNullable<FrameOf<"hello">["mailbox"]> | undefined;
-  readonly topics: Map<TopicId, Topic>;
-  readonly inboxes: Map<InboxId, Inbox>;
-  nextMark: number;
-  milestones: number;
-  wanted: number;
-  /** Bytes the mailbox may still send on each lane. */
-  readonly granted: { backlog: number; live: number };
-  /** Waiting for room in the mailbox's window, in order. */
-  readonly queue: PutItem[];
-  queuedBytes: number;
-  readonly inFlight: Map<EnvelopeId, number>;
-  inFlightBytes: number;
-};
-
-export type PutItem = { readonly id: EnvelopeId; readonly bytes: Uint8Array };
-
-export type ClientInput =
-  | { readonly type: "frame"; readonly raw: Uint8Array }
-  | { readonly type: "subscribe"; readonly topics: readonly { readonly id: TopicId; readonly seed: Uint8Array; readonly cursor?: Cursor }[] }
-  | { readonly type: "unsubscribe"; readonly topic: TopicId }
-  | { readonly type: "openInbox"; readonly inbox: { readonly id: InboxId; readonly seed: Uint8Array }; readonly cursor?: Cursor }
-  | { readonly type: "put"; readonly envelopes: readonly PutItem[] }
-  /** The delivery with this mark is committed. */
-  | { readonly type: "committed"; readonly topic: TopicId; readonly mark: number; readonly lane: Lane; readonly items: readonly Item[] }
-  | { readonly type: "depositsCommitted"; readonly inbox: InboxId; readonly items: readonly Item[] }
-  /** Of what was announced with this mark, these positions are not here. */
-  | { readonly type: "missing"; readonly topic: TopicId; readonly mark: number; readonly ns: readonly number[] };
-
-export type ClientEffect =
-  | { readonly type: "send"; readonly frame: Frame }
-  | { readonly type: "opened"; readonly hello: FrameOf<"hello"> }
-  | { readonly type: "subscribed"; readonly topic: TopicId; readonly cursor: Cursor; readonly reset: boolean }
-  | { readonly type: "denied"; readonly topic: TopicId; readonly code: string }
-  | { readonly type: "inboxDenied"; readonly inbox: InboxId; readonly code: string }
-  /** Commit these, then answer with `committed`. Ask `cursorAfter` at the time of the commit for the cursor to keep. */
-  | { readonly type: "deliver"; readonly topic: TopicId; readonly mark: number; readonly lane: Lane; readonly items: readonly Item[] }
-  | { readonly type: "deliverDeposits"; readonly inbox: InboxId; readonly items: readonly Item[] }
-  /** Find out which of these are not here yet and answer with `missing`. */
-  | { readonly type: "ask"; readonly topic: TopicId; readonly mark: number; readonly items: readonly Held[] }
-  | { readonly type: "cursor"; readonly topic: TopicId; readonly cursor: Cursor }
-  /** Everything the mailbox had on this topic is committed. */
-  | { readonly type: "caughtUp"; readonly topic: TopicId }
-  | { readonly type: "custody"; readonly custodyKey: string; readonly items: readonly Receipt[] }
-  | { readonly type: "refused"; readonly items: readonly { readonly id: EnvelopeId; readonly code: string }[] }
-  | { readonly type: "answer"; readonly request: number; readonly answer: Answer }
-  | { readonly type: "refusal"; readonly request: number; readonly code: string }
-  | { readonly type: "close"; readonly code: string };
+export * from "./client-contract.ts";
 
 export function openClient(
   options: { readonly self: PeerId; readonly mailboxPeer: PeerId },
@@ -216,7 +134,21 @@ async function accept(state: ClientState, frame: Frame, env: Env): Promise<reado
       return [{ type: "answer", request: frame.request, answer: frame.answer }];
     case "refusal":
       return [{ type: "refusal", request: frame.request, code: frame.code }];
-    default:
+    // Sent by clients only, or once.
+    case "hello":
+    case "subscribe":
+    case "unsubscribe":
+    case "want":
+    case "credit":
+    case "put":
+    case "openInbox":
+    case "removeDeposits":
+    case "grant":
+    case "revokeGrant":
+    case "deposit":
+    case "directoryPut":
+    case "directoryTake":
+    case "directoryCount":
       return bye("sync/unexpected");
   }
 }
@@ -231,7 +163,11 @@ function greeted(state: ClientState, frame: FrameOf<"hello">): readonly ClientEf
     clientPeer: state.self,
   };
   state.phase = "open";
-  return [{ type: "opened", hello: frame }, ...grant(state, "live", LANE_CREDIT_BYTES), ...grant(state, "backlog", LANE_CREDIT_BYTES)];
+  return [
+    { type: "opened", hello: frame },
+    ...grant(state, "live", LANE_CREDIT_BYTES),
+    ...grant(state, "backlog", LANE_CREDIT_BYTES),
+  ];
 }
 
 function subscribed(state: ClientState, frame: FrameOf<"subscribed">): readonly ClientEffect[] {
@@ -240,7 +176,8 @@ function subscribed(state: ClientState, frame: FrameOf<"subscribed">): readonly 
   if (!topic) return [];
   const asked = topic.cursor;
   const kept = !frame.reset && asked?.log === frame.log && asked.n === frame.after;
-  const fresh = frame.after === 0 && (frame.reset ? asked !== undefined && asked.log !== frame.log : asked === undefined);
+  const fresh =
+    frame.after === 0 && (frame.reset ? asked !== undefined && asked.log !== frame.log : asked === undefined);
   if (topic.subscribed || !(kept || fresh)) return bye("sync/unexpected");
   topic.subscribed = true;
   topic.cursor = { log: frame.log, n: frame.after };
@@ -272,7 +209,10 @@ async function have(state: ClientState, frame: FrameOf<"have">, env: Env): Promi
   const items = frame.items.map((item) => ({ id: item.id, until: item.until }));
   if (!(await genuine(state, items, frame.signature, env))) return bye("sync/bad-receipt");
   for (const item of items) answered(state, item.id);
-  const effects: ClientEffect[] = [{ type: "custody", custodyKey: toHex(mailbox.custodyKey), items }, ...putMore(state)];
+  const effects: ClientEffect[] = [
+    { type: "custody", custodyKey: toHex(mailbox.custodyKey), items },
+    ...putMore(state),
+  ];
   const topic = state.topics.get(frame.topic);
   // Without `through` it is a receipt only: the backlog, still being read, brings the entries themselves.
   if (!topic?.subscribed || frame.through === undefined) return effects;
@@ -331,7 +271,11 @@ async function subscribe(
   assert(binding, "open connections are bound");
   const fresh = topics.filter((topic) => !state.topics.has(topic.id));
   const items = await Promise.all(
-    fresh.map(async (topic) => ({ topic: topic.id, proof: await proveTopic(env.crypto, topic, binding), cursor: topic.cursor })),
+    fresh.map(async (topic) => ({
+      topic: topic.id,
+      proof: await proveTopic(env.crypto, topic, binding),
+      cursor: topic.cursor,
+    })),
   );
   for (const { id, seed, cursor } of fresh) {
     state.topics.set(id, { seed, cursor, subscribed: false, milestones: [], wanted: new Map() });

@@ -36,7 +36,12 @@ export async function exampleFrames(): Promise<Record<string, Frame>> {
   const cursor = { log, n: 70_000 };
   const receipts = [{ id, until: 500_000 }];
   const signature = await signCustody(crypto, fill(5), { log, items: receipts });
-  const mailbox = { log, custodyKey: await crypto.ed25519.publicKey(fill(5)), maxTopics: 1024, putWindowBytes: 2_097_152 };
+  const mailbox = {
+    log,
+    custodyKey: await crypto.ed25519.publicKey(fill(5)),
+    maxTopics: 1024,
+    putWindowBytes: 2_097_152,
+  };
   const frames: readonly (readonly [string, Frame])[] = [
     ["hello of a client", { type: "hello", version: 1, nonce: fill(2), now: 1_795_177_800_000 }],
     ["hello of a mailbox", { type: "hello", version: 1, nonce: fill(1), now: 1_795_177_800_000, mailbox }],
@@ -54,16 +59,36 @@ export async function exampleFrames(): Promise<Record<string, Frame>> {
     ["subscribed", { type: "subscribed", topic: topic.id, log, after: 70_000, reset: false }],
     ["denied", { type: "denied", topic: topic.id, code: "sync/bad-proof" }],
     ["unsubscribe", { type: "unsubscribe", topics: [topic.id] }],
-    ["entries", { type: "entries", lane: "backlog", topic: topic.id, log, items: [{ n: 1, envelope: fill(6, 300) }], through: 1, end: false }],
-    ["entries that only move the cursor", { type: "entries", lane: "live", topic: topic.id, log, items: [], through: 24, end: true }],
-    ["have", { type: "have", topic: topic.id, log, items: [{ n: 256, id, until: 500_000 }], signature, through: 65_536 }],
+    [
+      "entries",
+      {
+        type: "entries",
+        lane: "backlog",
+        topic: topic.id,
+        log,
+        items: [{ n: 1, envelope: fill(6, 300) }],
+        through: 1,
+        end: false,
+      },
+    ],
+    [
+      "entries that only move the cursor",
+      { type: "entries", lane: "live", topic: topic.id, log, items: [], through: 24, end: true },
+    ],
+    [
+      "have",
+      { type: "have", topic: topic.id, log, items: [{ n: 256, id, until: 500_000 }], signature, through: 65_536 },
+    ],
     ["want", { type: "want", topic: topic.id, ns: [1, 2, 3] }],
     ["gone", { type: "gone", topic: topic.id, ns: [2] }],
     ["credit", { type: "credit", lane: "live", bytes: 1_048_576 }],
     ["put", { type: "put", envelopes: [fill(6, 300), fill(7, 24)] }],
     ["custody", { type: "custody", items: receipts, signature }],
     ["refused", { type: "refused", items: [{ id, code: "envelope/expired" }] }],
-    ["openInbox", { type: "openInbox", inbox: inbox.id, proof: await proveInbox(crypto, inbox, BINDING), after: cursor }],
+    [
+      "openInbox",
+      { type: "openInbox", inbox: inbox.id, proof: await proveInbox(crypto, inbox, BINDING), after: cursor },
+    ],
     ["inboxOpened", { type: "inboxOpened", inbox: inbox.id, log, after: 0, reset: true }],
     ["inboxDenied", { type: "inboxDenied", inbox: inbox.id, code: "sync/bad-proof" }],
     ["deposits", { type: "deposits", inbox: inbox.id, log, items: [{ n: 2 ** 48 - 1, envelope: fill(6, 30) }] }],
@@ -77,11 +102,22 @@ export async function exampleFrames(): Promise<Record<string, Frame>> {
     ["answer granted", { type: "answer", request: 1, answer: { type: "granted" } }],
     ["answer revoked", { type: "answer", request: 2, answer: { type: "revoked" } }],
     ["answer deposited", { type: "answer", request: 3, answer: { type: "deposited", until: 500_000 } }],
-    ["answer stored", { type: "answer", request: 4, answer: { type: "directoryStored", refused: [{ index: 1, code: "directory/spent" }] } }],
+    [
+      "answer stored",
+      {
+        type: "answer",
+        request: 4,
+        answer: { type: "directoryStored", refused: [{ index: 1, code: "directory/spent" }] },
+      },
+    ],
     ["answer taken", { type: "answer", request: 5, answer: { type: "directoryTaken", records: [fill(6, 50)] } }],
     [
       "answer counted",
-      { type: "answer", request: 6, answer: { type: "directoryCounted", slots: [{ slot: fill(11, 16), oneTime: 99, lastResort: true }] } },
+      {
+        type: "answer",
+        request: 6,
+        answer: { type: "directoryCounted", slots: [{ slot: fill(11, 16), oneTime: 99, lastResort: true }] },
+      },
     ],
     ["refusal", { type: "refusal", request: 3, code: "inbox/used-up" }],
   ];

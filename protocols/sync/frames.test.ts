@@ -1,6 +1,6 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { fromHex, toHex } from "#protocols/base/bytes.ts";
+import { equalBytes, fromHex, toHex } from "#protocols/base/bytes.ts";
 import type { LogId, PeerId } from "#protocols/base/ids.ts";
 import { isReject } from "#protocols/base/reject.ts";
 import { mutations } from "#test/fuzz/mutate.ts";
@@ -14,7 +14,9 @@ const examples = await exampleFrames();
 
 describe("frames", () => {
   test("[SY1] every kind of frame has the bytes of the vectors and reads back", () => {
-    const encoded = Object.fromEntries(Object.entries(examples).map(([name, frame]) => [name, toHex(encodeFrame(frame))]));
+    const encoded = Object.fromEntries(
+      Object.entries(examples).map(([name, frame]) => [name, toHex(encodeFrame(frame))]),
+    );
     if (process.env["SKEIN_WRITE_VECTORS"] === "1") writeFileSync(VECTORS, `${JSON.stringify(encoded, null, 2)}\n`);
     const vectors = JSON.parse(readFileSync(VECTORS, "utf8")) as Record<string, string>;
     expect(encoded).toEqual(vectors);
@@ -24,14 +26,22 @@ describe("frames", () => {
 
   test("[SY2] 100,000 mutated frames: a frame that encodes to the same bytes, or a code", () => {
     const seeds = Object.values(examples).map(encodeFrame);
-    const codes = new Map<string, number>();
+    const codes = new Set<string>();
+    const ambiguous: string[] = [];
     for (const mutant of mutations(seeds, 100_000, 7)) {
       const frame = decodeFrame(mutant);
-      if (isReject(frame)) codes.set(frame.code, (codes.get(frame.code) ?? 0) + 1);
-      else if (toHex(encodeFrame(frame)) !== toHex(mutant)) expect.fail(toHex(mutant));
+      if (isReject(frame)) codes.add(frame.code);
+      else if (!equalBytes(encodeFrame(frame), mutant)) ambiguous.push(toHex(mutant));
     }
-    expect([...codes.keys()].toSorted()).toEqual(
-      expect.arrayContaining(["codec/fields", "codec/length", "codec/trailing-bytes", "codec/truncated", "codec/variant"]),
+    expect(ambiguous).toEqual([]);
+    expect([...codes]).toEqual(
+      expect.arrayContaining([
+        "codec/fields",
+        "codec/length",
+        "codec/trailing-bytes",
+        "codec/truncated",
+        "codec/variant",
+      ]),
     );
   });
 
@@ -70,7 +80,9 @@ describe("proofs", () => {
     const key = await keyPair<never>(3);
     const proof = await proveTopic(crypto, key, BINDING);
     expect(await verifyInboxProof(crypto, { inbox: key.id, proof }, BINDING)).toBe(false);
-    expect(await verifyInboxProof(crypto, { inbox: key.id, proof: await proveInbox(crypto, key, BINDING) }, BINDING)).toBe(true);
+    expect(
+      await verifyInboxProof(crypto, { inbox: key.id, proof: await proveInbox(crypto, key, BINDING) }, BINDING),
+    ).toBe(true);
   });
 
   test("[SY20] a receipt holds for its ids, times and log, under its key", async () => {

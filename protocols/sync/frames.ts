@@ -77,9 +77,15 @@ const answer = union({
   granted: [0, struct({})],
   revoked: [1, struct({})],
   deposited: [2, struct({ until: hour })],
-  directoryStored: [3, struct({ refused: list(struct({ index: uint(MAX_RECORDS_PER_FRAME - 1), code }), MAX_RECORDS_PER_FRAME) })],
+  directoryStored: [
+    3,
+    struct({ refused: list(struct({ index: uint(MAX_RECORDS_PER_FRAME - 1), code }), MAX_RECORDS_PER_FRAME) }),
+  ],
   directoryTaken: [4, struct({ records: list(record, MAX_SLOTS) })],
-  directoryCounted: [5, struct({ slots: list(struct({ slot: bytes(16), oneTime: uint(10_000), lastResort: bool }), MAX_SLOTS) })],
+  directoryCounted: [
+    5,
+    struct({ slots: list(struct({ slot: bytes(16), oneTime: uint(10_000), lastResort: bool }), MAX_SLOTS) }),
+  ],
 });
 export type Answer = Infer<typeof answer>;
 
@@ -95,7 +101,10 @@ const hello = struct({
 });
 export type Hello = Infer<typeof hello>;
 
-const creditGrant = struct({ lane, bytes: refine(uint(MAX_CREDIT_BYTES), "codec/integer-range", (value) => value > 0) });
+const creditGrant = struct({
+  lane,
+  bytes: refine(uint(MAX_CREDIT_BYTES), "codec/integer-range", (value) => value > 0),
+});
 
 /**
  * Tags are never reused. 0-15 topics, 16-23 putting, 24-31 inbox, 32-47 requests; 48-63 are kept for range reconciliation
@@ -104,7 +113,10 @@ const creditGrant = struct({ lane, bytes: refine(uint(MAX_CREDIT_BYTES), "codec/
 export const frameSchema = union({
   hello: [0, hello],
   bye: [1, struct({ code })],
-  subscribe: [2, struct({ items: some(struct({ topic, proof: signature, cursor: optional(cursor) }), MAX_TOPICS_PER_FRAME) })],
+  subscribe: [
+    2,
+    struct({ items: some(struct({ topic, proof: signature, cursor: optional(cursor) }), MAX_TOPICS_PER_FRAME) }),
+  ],
   subscribed: [3, struct({ topic, log, after: n, reset: bool })],
   denied: [4, struct({ topic, code })],
   unsubscribe: [5, struct({ topics: some(topic, MAX_TOPICS_PER_FRAME) })],

@@ -21,7 +21,10 @@ class Talk {
   #nonces = 0;
 
   constructor(limits: Partial<ServerLimits> = {}) {
-    this.server = openServer({ log: LOG, custodyKey: fill(5), mailboxPeer: MAILBOX, clientPeer: CLIENT, limits }, this.env());
+    this.server = openServer(
+      { log: LOG, custodyKey: fill(5), mailboxPeer: MAILBOX, clientPeer: CLIENT, limits },
+      this.env(),
+    );
     this.effects.push(...this.server.effects);
   }
 
@@ -33,9 +36,8 @@ class Talk {
     const effects = [...(await serverStep(this.server.state, input, this.env()))];
     this.effects.push(...effects);
     if (!this.stuck) {
-      for (const effect of [...effects]) {
-        if (effect.type === "send") effects.push(...(await this.input({ ...effect, type: "sent" })));
-      }
+      const sent = effects.filter((effect) => effect.type === "send");
+      for (const effect of sent) effects.push(...(await this.input({ ...effect, type: "sent" })));
     }
     return effects;
   }
@@ -95,7 +97,20 @@ describe("greeting and proving", () => {
     await twice.say({ type: "hello", version: 1, nonce: fill(2), now: NOW });
     expect(twice.closed).toBe("sync/unexpected");
     for (const frame of Object.values(await exampleFrames())) {
-      const ours = ["subscribed", "denied", "entries", "have", "gone", "custody", "refused", "inboxOpened", "inboxDenied", "deposits", "answer", "refusal"];
+      const ours = [
+        "subscribed",
+        "denied",
+        "entries",
+        "have",
+        "gone",
+        "custody",
+        "refused",
+        "inboxOpened",
+        "inboxDenied",
+        "deposits",
+        "answer",
+        "refusal",
+      ];
       if (!ours.includes(frame.type)) continue;
       const talk = await new Talk().hello();
       await talk.say(frame);
@@ -233,7 +248,8 @@ describe("reading", () => {
     await talk.input({ type: "stored", topic, latest: 11, pushes: [item(11)], through: 11 });
     expect(talk.frames("entries").filter(({ lane }) => lane === "live")).toEqual([]);
     expect(talk.last("read")).toMatchObject({ after: 10 });
-    for (let n = 12; n < 2000; n++) await talk.input({ type: "stored", topic, latest: n, pushes: [item(n)], through: n });
+    for (let n = 12; n < 2000; n++)
+      await talk.input({ type: "stored", topic, latest: n, pushes: [item(n)], through: n });
     expect(talk.server.state.queuedBytes).toBe(0);
     expect(talk.effects.filter((effect) => effect.type === "read")).toHaveLength(2);
 
@@ -274,7 +290,13 @@ describe("reading", () => {
     expect(talk.frames("have").at(-1)!.through).toBeUndefined();
     await talk.say({ type: "credit", lane: "backlog", bytes: 1000 });
     await talk.input({ type: "read", items: [], upTo: 11, end: true });
-    await talk.input({ type: "announced", topic, items: [{ ...items[0]!, n: 12 }], signature: fill(1, 64), through: 12 });
+    await talk.input({
+      type: "announced",
+      topic,
+      items: [{ ...items[0]!, n: 12 }],
+      signature: fill(1, 64),
+      through: 12,
+    });
     expect(talk.frames("have").at(-1)!.through).toBe(12);
     await talk.input({ type: "announced", topic: idOf<TopicId>(99), items, signature: fill(1, 64), through: 12 });
     expect(talk.frames("have")).toHaveLength(2);
@@ -286,7 +308,12 @@ describe("asking for work", () => {
     const talk = await new Talk({ putWindowBytes: 1000 }).hello();
     await talk.say({ type: "put", envelopes: [fill(1, 600)] });
     expect(talk.last("put")).toMatchObject({ bytes: 600 });
-    await talk.input({ type: "putDone", bytes: 600, held: [], refused: [{ id: idOf<EnvelopeId>(8), code: "sync/busy" }] });
+    await talk.input({
+      type: "putDone",
+      bytes: 600,
+      held: [],
+      refused: [{ id: idOf<EnvelopeId>(8), code: "sync/busy" }],
+    });
     expect(talk.frames("refused")).toHaveLength(1);
     await talk.say({ type: "put", envelopes: [fill(1, 600)] });
     await talk.say({ type: "put", envelopes: [fill(1, 600)] });
@@ -297,7 +324,9 @@ describe("asking for work", () => {
     const talk = await new Talk().hello();
     const ask = (request: number) => talk.say({ type: "directoryCount", request, directory: fill(1) });
     for (let request = 0; request <= MAX_REQUESTS; request++) await ask(request);
-    expect(talk.frames("refusal")).toEqual([{ type: "refusal", request: MAX_REQUESTS, code: "sync/too-many-requests" }]);
+    expect(talk.frames("refusal")).toEqual([
+      { type: "refusal", request: MAX_REQUESTS, code: "sync/too-many-requests" },
+    ]);
     await talk.input({ type: "answer", request: 0, answer: { type: "directoryCounted", slots: [] } });
     await ask(0);
     expect(talk.closed).toBeUndefined();

@@ -19,7 +19,7 @@ export class Commits {
   readonly #onFailure: (failure: unknown) => void;
   #queue: Waiting[] = [];
   #running: Promise<void> | undefined;
-  #failure: unknown;
+  #failure: Error | undefined;
   readonly #counters: (() => readonly StoreOperation[])[] = [];
 
   constructor(store: Store, onFailure: (failure: unknown) => void) {
@@ -33,9 +33,9 @@ export class Commits {
   }
 
   /** Resolves when it is on the disk. @throws Failure of the store. */
-  write(operations: readonly StoreOperation[]): Promise<void> {
-    if (this.#failure !== undefined) return Promise.reject(this.#failure);
-    return new Promise((done, failed) => {
+  async write(operations: readonly StoreOperation[]): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    await new Promise<void>((done, failed) => {
       this.#queue.push({ operations, done, failed });
       this.#running ??= this.#run();
     });
@@ -69,7 +69,7 @@ export class Commits {
   #fail(waiting: readonly Waiting[], failure: unknown): void {
     this.#queue = [];
     this.#running = undefined;
-    this.#failure = failure ?? new Failure("store/failed", "the store failed");
+    this.#failure = failure instanceof Error ? failure : new Failure("store/failed", "the store failed");
     for (const one of waiting) one.failed(this.#failure);
     this.#onFailure(this.#failure);
   }

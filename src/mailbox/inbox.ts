@@ -20,7 +20,17 @@ import { MAX_ITEMS } from "#protocols/sync/limits.ts";
 import type { StoreOperation } from "#src/runtime/ports.ts";
 import { MAX_DEPOSITS_PER_REDEEMER } from "./limits.ts";
 import type { Batch } from "./log.ts";
-import { type Expiry, expirySchema, type Grant, grantSchema, type InboxCounts, inboxSchema, keys, readPosition, redeemerSchema } from "./rows.ts";
+import {
+  type Expiry,
+  expirySchema,
+  type Grant,
+  grantSchema,
+  type InboxCounts,
+  inboxSchema,
+  keys,
+  readPosition,
+  redeemerSchema,
+} from "./rows.ts";
 import { HOUR_MS, type Shelves } from "./shelves.ts";
 import { Turns } from "./turns.ts";
 
@@ -182,7 +192,10 @@ export class Inboxes {
   }
 
   /** Each kind writes for itself, in its inbox's turn, and does nothing the second time. */
-  async expire(expiry: Extract<Expiry, { type: "deposit" | "grant" | "redeemer" }>, now: number): Promise<readonly StoreOperation[]> {
+  async expire(
+    expiry: Extract<Expiry, { type: "deposit" | "grant" | "redeemer" }>,
+    now: number,
+  ): Promise<readonly StoreOperation[]> {
     if (expiry.type === "deposit") {
       await this.remove(expiry.inbox, [expiry.n]);
       return [];
@@ -212,4 +225,3 @@ export class Inboxes {
     return this.#shelves.put(expirySchema, key, expiry);
   }
 }
-

@@ -9,7 +9,16 @@ import { type CommitFault, FaultyHost } from "#test/contracts/faulty-store.ts";
 import { MailboxClient, type MailboxHandlers } from "./client.ts";
 import type { MailboxLimits } from "./limits.ts";
 import { type Mailbox, startMailbox } from "./mailbox.ts";
-import { countingRandom, crypto, envelopeMaker, HandClock, makeTopic, settle, type Sealed, Wire } from "./world.fixture.ts";
+import {
+  countingRandom,
+  crypto,
+  envelopeMaker,
+  HandClock,
+  makeTopic,
+  settle,
+  type Sealed,
+  Wire,
+} from "./world.fixture.ts";
 
 const seal = envelopeMaker(countingRandom("envelopes"));
 
@@ -94,7 +103,10 @@ class World {
   mailbox!: Mailbox;
   starts = 0;
 
-  async start(limits: Partial<MailboxLimits> = {}, faultAt?: (commit: number) => CommitFault | undefined): Promise<this> {
+  async start(
+    limits: Partial<MailboxLimits> = {},
+    faultAt?: (commit: number) => CommitFault | undefined,
+  ): Promise<this> {
     this.host = new FaultyHost(this.disk.attach(), faultAt && { faultAt });
     this.mailbox = await startMailbox({
       network: this.network,

@@ -451,4 +451,3 @@ async function expire(opening: Opening, expiry: Expiry, at: number): ReturnType<
       return opening.directories.expire(expiry, at);
   }
 }
-

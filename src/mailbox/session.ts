@@ -135,10 +135,17 @@ export class Session {
       case "unwatch":
         return backend.unwatch(effect.feed, this);
       case "read":
-        return this.#ask(backend.read(effect.feed, effect.after, effect.maxBytes), (batch) => ({ type: "read", ...batch }));
+        return this.#ask(backend.read(effect.feed, effect.after, effect.maxBytes), (batch) => ({
+          type: "read",
+          ...batch,
+        }));
       case "fetch": {
         const { topic } = effect;
-        return this.#ask(backend.fetch(topic, effect.ns, effect.maxBytes), (found) => ({ type: "fetched", topic, ...found }));
+        return this.#ask(backend.fetch(topic, effect.ns, effect.maxBytes), (found) => ({
+          type: "fetched",
+          topic,
+          ...found,
+        }));
       }
       case "put": {
         const { bytes } = effect;

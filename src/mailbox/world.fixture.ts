@@ -216,7 +216,8 @@ export class Node implements Network {
 
   async connect(address: string): Promise<PeerId> {
     const peer = address.split("/p2p/")[1] as PeerId;
-    if (!this.#wire.nodes.get(peer)?.reachable) throw new Failure("net/unreachable", "nobody there", { retryable: true });
+    if (!this.#wire.nodes.get(peer)?.reachable)
+      throw new Failure("net/unreachable", "nobody there", { retryable: true });
     return peer;
   }
 
@@ -230,7 +231,9 @@ export class Node implements Network {
   }
 
   async openStream(peer: PeerId, protocol: string): Promise<FrameStream> {
-    const handler = this.#wire.nodes.get(peer)?.reachable ? this.#wire.nodes.get(peer)!.#handlers.get(protocol) : undefined;
+    const handler = this.#wire.nodes.get(peer)?.reachable
+      ? this.#wire.nodes.get(peer)!.#handlers.get(protocol)
+      : undefined;
     if (!handler) throw new Failure("net/unreachable", "nobody there", { retryable: true });
     const [mine, theirs] = this.#wire.pair();
     handler(theirs, this.peerId);
@@ -252,7 +255,9 @@ export async function makeTopic(name: string): Promise<TopicKeys> {
 
 export type Sealed = { readonly id: EnvelopeId; readonly bytes: Uint8Array };
 
-export function envelopeMaker(random: Random): (
+export function envelopeMaker(
+  random: Random,
+): (
   topic: TopicKeys,
   options?: { kind?: "stored" | "ephemeral"; lifetime?: "day" | "week" | "month"; size?: number; now?: number },
 ) => Promise<Sealed> {

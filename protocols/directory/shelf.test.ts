@@ -167,11 +167,10 @@ describe("the shelf", () => {
       const expiresAt = NOW + DAY_MS + puts;
       return shelfStep(shelf, { type: "put", record: record({ id: puts, kind: "last-resort", expiresAt }) }, { now });
     };
-    for (;;) {
+    for (; puts <= PUTS_PER_HOUR; puts++) {
       const result = next(NOW);
       if (isReject(result)) break;
       shelf = result.shelf;
-      puts++;
     }
     expect(puts).toBe(PUTS_PER_HOUR);
     expect(code(next(NOW))).toBe("directory/too-many-puts");

@@ -92,6 +92,26 @@ export class Directs {
     return (await tx.rows(contactLog, ALL)).map(({ value }) => value);
   }
 
+  /**
+   * Reads the outbox anew after the store failed: a commit whose outcome nobody knew may have happened, and its rows must be
+   * offered like all others. @returns The contacts.
+   */
+  async reload(): Promise<readonly AccountId[]> {
+    const accounts = await this.#world.driver.read((tx) => this.#accounts(tx));
+    for (const account of accounts) {
+      await this.locked(account, async (tx) => {
+        const direct = await tx.get(directTable, account);
+        const rows = await tx.rows(outboxLog, account);
+        tx.release(() => {
+          if (direct) this.#byConversation.set(direct.conversation, account);
+          this.#held.delete(account);
+          this.#hold(account, rows.map(({ n, value }) => ({ n, account, ...value })));
+        });
+      });
+    }
+    return accounts;
+  }
+
   all(): Promise<readonly Direct[]> {
     return this.#world.driver.read(async (tx) => {
       const directs = await Promise.all((await this.#accounts(tx)).map((account) => tx.get(directTable, account)));

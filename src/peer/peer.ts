@@ -69,6 +69,7 @@ export class RunningPeer implements Peer {
   readonly #views: Views;
   readonly #typingAt = new Map<ConversationId, number>();
   #closed: Promise<void> | undefined;
+  #stopStoreWatch: () => void = () => {};
 
   constructor(world: Omit<World, "tell" | "now">) {
     this.#listeners = new Set();
@@ -110,12 +111,24 @@ export class RunningPeer implements Peer {
     return this.#world.identity.device;
   }
 
+  async #storeReopened(): Promise<void> {
+    for (const account of await this.#directs.reload()) {
+      const direct = await this.#directs.get(account);
+      if (direct === undefined || this.#closed) continue;
+      await this.#routesChanged(direct);
+      this.#delivery.offer(account);
+    }
+  }
+
   /** From the disk to the network: what is stored is there before anything is dialled. */
   async start(): Promise<void> {
-    const { network } = this.#world;
+    const { network, driver } = this.#world;
     const directs = await this.#directs.load();
     await this.#inbound.load(directs.map(({ contact }) => contact));
     network.gossip.onEnvelope((topic, envelope, from) => this.#inbound.validate(topic, envelope, from));
+    this.#stopStoreWatch = driver.onState((state) => {
+      if (state === "open") void this.#guard(this.#storeReopened());
+    });
     this.#links.start();
     await this.#prekeys.upkeep();
     for (const direct of directs) await this.#topics.refresh(direct);
@@ -125,7 +138,7 @@ export class RunningPeer implements Peer {
 
   /** Hourly: periods turn, prekeys rotate. */
   async #turn(): Promise<void> {
-    await this.#prekeys.upkeep();
+    if (await this.#prekeys.upkeep()) this.#mailboxes.ownOpen().forEach((client) => this.#prekeys.publish(client));
     for (const direct of await this.#directs.all()) await this.#topics.refresh(direct);
   }
 
@@ -429,6 +442,7 @@ export class RunningPeer implements Peer {
   }
 
   async #close(): Promise<void> {
+    this.#stopStoreWatch();
     this.#delivery.stop();
     this.#push.stop();
     this.#receipts.stop();

@@ -22,7 +22,6 @@ import {
   rotate,
   rotationDue,
 } from "#protocols/handshake/handshake.ts";
-import { PREKEY_LIFETIME_MS } from "#protocols/handshake/prekeys.ts";
 import { liveDevices } from "#protocols/identity/identity.ts";
 import type { MailboxClient } from "#src/mailbox/client.ts";
 import { Failure } from "#src/runtime/failure.ts";
@@ -57,13 +56,15 @@ export class Prekeys {
     for (const cancel of this.#cancels.values()) cancel();
   }
 
-  /** Rotates when a week has passed. */
-  async upkeep(): Promise<void> {
-    await this.#world.driver.run([LOCKS.prekeys], async (tx) => {
+  /** Rotates when a week has passed. @returns Whether it did: then the mailboxes need the new ones. */
+  async upkeep(): Promise<boolean> {
+    return this.#world.driver.run([LOCKS.prekeys], async (tx) => {
       const store = await tx.get(prekeysTable, SELF);
       assert(store !== undefined, "an identity has prekeys");
       const env = stepEnv(this.#world);
-      if (rotationDue(store, env.now)) tx.put(prekeysTable, SELF, await rotate(store, env));
+      const due = rotationDue(store, env.now);
+      if (due) tx.put(prekeysTable, SELF, await rotate(store, env));
+      return due;
     });
   }
 
@@ -88,9 +89,8 @@ export class Prekeys {
     if (isReject(counted) || this.#stopped) return;
     const stock = counted.slots.find((entry) => toHex(entry.slot) === toHex(slot));
     const missing = stock && stock.oneTime >= REFILL_BELOW ? 0 : STOCK - (stock?.oneTime ?? 0);
-    if (missing === 0 && stock?.lastResort) return;
-    const records: Uint8Array[] = [];
-    if (!stock?.lastResort) records.push(await this.#record("last-resort", slot));
+    // The last resort always: which generation the one there belongs to cannot be seen.
+    const records: Uint8Array[] = [await this.#record("last-resort", slot)];
     for (let i = 0; i < missing && !this.#stopped; i++) records.push(await this.#record("one-time", slot));
     if (!this.#stopped) await client.directoryPut(records);
   }
@@ -106,7 +106,7 @@ export class Prekeys {
       tx.put(prekeysTable, SELF, made.store);
       return made.bundle;
     });
-    const expiresAt = env.now + PREKEY_LIFETIME_MS;
+    const expiresAt = Math.min(bundle.signedPrekey.expiresAt, bundle.kemPrekey.expiresAt);
     const keys = identity.directory;
     return encodeRecord(await makeRecord({ keys, slot, kind, expiresAt, plaintext: encodeBundle(bundle) }, env));
   }

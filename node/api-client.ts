@@ -137,18 +137,18 @@ async function readJson(response: IncomingMessage): Promise<unknown> {
   }
 }
 
-/** Hands on events until the daemon ends the stream or somebody aborts it. Never rejects: its end says that all. */
+/** Hands on events until the stream ends. */
 async function follow(response: IncomingMessage, listener: (event: PeerEvent) => void): Promise<void> {
   let unfinished = "";
   response.setEncoding("utf8");
-  try {
-    for await (const chunk of response as AsyncIterable<string>) {
-      const lines = (unfinished + chunk).split("\n");
-      // A daemon that is killed may leave half a line, which is no event.
-      unfinished = lines.pop()!;
-      for (const line of lines) listener(JSON.parse(line) as PeerEvent);
-    }
-  } catch (error) {
-    if (!response.errored) throw error;
+  const chunks = (response as AsyncIterable<string>)[Symbol.asyncIterator]();
+  for (;;) {
+    // Ended by the daemon, cut off by its death or by us: to the watcher the same. A listener that throws is another matter.
+    const next = await chunks.next().catch(() => undefined);
+    if (next === undefined || next.done === true) return;
+    const lines = (unfinished + next.value).split("\n");
+    // A daemon that is killed may leave half a line, which is no event.
+    unfinished = lines.pop()!;
+    for (const line of lines) listener(JSON.parse(line) as PeerEvent);
   }
 }

@@ -1,8 +1,15 @@
 import { request, type RequestOptions } from "node:http";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Peer } from "#src/peer/face.ts";
+import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import type { ConversationId, EventId } from "#protocols/base/ids.ts";
+import type { Peer, PeerEvent } from "#src/peer/face.ts";
+import { createIdentity, startPeer } from "#src/peer/start.ts";
+import { Failure } from "#src/runtime/failure.ts";
+import { MemoryDisk } from "#src/runtime/memory-store.ts";
+import { systemClock, systemRandom } from "#src/runtime/node.ts";
 import { type Api, proofOf, serveApi } from "./api.ts";
-import { connectDaemon } from "./api-client.ts";
+import { connectDaemon, type DaemonPeer } from "./api-client.ts";
+import { offlineNetwork } from "./offline-network.ts";
 
 /** A peer nobody may reach: what is refused here never gets as far as asking it anything. */
 const unreachable = new Proxy({} as Peer, {
@@ -122,5 +129,102 @@ describe("who listens on the port of api.json", () => {
     const other = await serveApi(unreachable, { onMistake: (error) => mistakes.push(error) });
     await other.close();
     expect(await connectDaemon({ port: other.port, token: other.token, pid: 1 })).toBeUndefined();
+  });
+});
+
+describe("the peer over the API answers as the peer itself", () => {
+  let peer: Peer;
+  let served: Api;
+  let remote: DaemonPeer;
+  const nobody = "0".repeat(64) as ConversationId;
+
+  /** A peer with a disk of its own and no network. */
+  async function lonely(name: string): Promise<Peer> {
+    const disk = new MemoryDisk();
+    const home = {
+      unlock: { platformKey: systemRandom(32) },
+      clock: systemClock,
+      random: systemRandom,
+      crypto: webCryptoSuite(globalThis.crypto.subtle),
+    };
+    await createIdentity({ ...home, host: disk.attach(), name, relays: [] });
+    return startPeer({ ...home, host: disk.attach(), network: offlineNetwork() });
+  }
+
+  beforeAll(async () => {
+    peer = await lonely("Ada");
+    served = await serveApi(peer, { onMistake: (error) => mistakes.push(error) });
+    remote = (await connectDaemon({ port: served.port, token: served.token, pid: 1 }))!;
+  });
+  afterAll(async () => {
+    await remote.close();
+    await served.close();
+    await peer.close();
+  });
+
+  test("questions", async () => {
+    expect([remote.account, remote.device]).toEqual([peer.account, peer.device]);
+    expect(await remote.status()).toEqual(await peer.status());
+    expect(await remote.contacts()).toEqual([]);
+    expect(await remote.conversations()).toEqual([]);
+  });
+
+  test("an invite made by one is read by the other", async () => {
+    const { link } = await remote.createInvite({ uses: 2, expiresInMs: 60_000 });
+    expect(await remote.readInvite(link)).toEqual(await peer.readInvite(link));
+  });
+
+  test.each([
+    ["connect", (one: Peer) => one.connect("rubbish")],
+    ["readInvite", (one: Peer) => one.readInvite("rubbish")],
+    ["send", (one: Peer) => one.send(nobody, { text: "x" })],
+    ["send", (one: Peer) => one.send(nobody, { text: "x", replyTo: nobody as string as EventId })],
+    ["messages", (one: Peer) => one.messages(nobody, { limit: 3, before: nobody as string as EventId })],
+    ["markRead", (one: Peer) => one.markRead(nobody, nobody as string as EventId)],
+    ["typing", (one: Peer) => one.typing(nobody)],
+    ["accept", (one: Peer) => one.accept(peer.account)],
+    ["decline", (one: Peer) => one.decline(peer.account)],
+    ["withdraw", (one: Peer) => one.withdraw(peer.account)],
+    ["addRelay", (one: Peer) => one.addRelay("rubbish")],
+    ["removeRelay", (one: Peer) => one.removeRelay("/ip4/127.0.0.1/tcp/1/p2p/x")],
+  ])("what %s refuses it refuses with the same code", async (_, ask) => {
+    const codes = await Promise.all(
+      [peer, remote].map((one) =>
+        ask(one).then(
+          () => "done",
+          (error: unknown) => (error instanceof Failure ? [error.code, error.message, error.retryable] : error),
+        ),
+      ),
+    );
+    expect(codes[1]).toEqual(codes[0]);
+  });
+
+  test("events arrive as they were told, and stop when asked", async () => {
+    const [told, heard]: PeerEvent[][] = [[], []];
+    const stopTold = peer.watch((event) => told!.push(event));
+    const stop = new AbortController();
+    const asked = Promise.withResolvers<void>();
+    const { ended } = await remote.watchStream((event) => {
+      heard!.push(event);
+      if (event.type === "contact") asked.resolve();
+    }, stop.signal);
+    const bo = await lonely("Bo");
+    const { link } = await bo.createInvite();
+    expect(await remote.connect(link)).toMatchObject({ account: bo.account, name: "Bo", state: "requested" });
+    await asked.promise;
+    expect(heard).toEqual(told!.slice(0, heard!.length));
+    stop.abort();
+    await ended;
+    stopTold();
+    await bo.close();
+  });
+
+  test("a watcher learns that the daemon has ended", async () => {
+    const short = await serveApi(peer, { onMistake: (error) => mistakes.push(error) });
+    const client = (await connectDaemon({ port: short.port, token: short.token, pid: 1 }))!;
+    const { ended } = await client.watchStream(() => {}, new AbortController().signal);
+    await short.close();
+    await ended;
+    await expect(client.status()).rejects.toMatchObject({ code: "api/unreachable" });
   });
 });

@@ -192,7 +192,8 @@ describe("what goes wrong has a code", () => {
   });
 
   test("an invite used up, and one's own", async () => {
-    expect(await stage.fails(1, "connect", "cy", links.get("ada bo")!)).toBe("invite/used-up");
+    await stage.run("init", "eve", "--name", "eve");
+    expect(await stage.fails(1, "connect", "eve", links.get("ada bo")!)).toBe("invite/used-up");
     expect(await stage.fails(1, "connect", "ada", links.get("ada bo")!)).toBe("invite/own");
   });
 
@@ -231,7 +232,7 @@ describe("the end", () => {
   });
 
   test("an invite through a relay that is gone can't be followed now", async () => {
-    await stage.run("init", "eve", "--name", "eve");
-    expect(await stage.fails(1, "connect", "eve", links.get("ada bo")!)).toBe("net/unreachable");
+    await stage.run("init", "fay", "--name", "fay");
+    expect(await stage.fails(1, "connect", "fay", links.get("bo cy")!)).toBe("net/unreachable");
   });
 });

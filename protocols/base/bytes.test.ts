@@ -4,9 +4,9 @@ import { compareBytes, concat, equalBytes, fromHex, fromUtf8, readU32, toHex, u3
 
 const octets = fc.uint8Array({ maxLength: 300 });
 /** Any UTF-16 code units, lone surrogates included: strings as JavaScript really has them. */
-const anyText = fc.array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 60 }).map((units) =>
-  String.fromCharCode(...units),
-);
+const anyText = fc
+  .array(fc.integer({ min: 0, max: 0xffff }), { maxLength: 60 })
+  .map((units) => String.fromCharCode(...units));
 
 describe("UTF-8", () => {
   test("[BA7] equals TextEncoder on every string", () => {
@@ -22,17 +22,15 @@ describe("UTF-8", () => {
       try {
         return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
       } catch (error) {
-        expect(error).toBeInstanceOf(TypeError);
-        return undefined;
+        if (error instanceof TypeError) return undefined;
+        throw error;
       }
     };
-    const nearlyText = fc
-      .tuple(fc.string({ unit: "binary" }), fc.nat(), fc.nat(255))
-      .map(([text, at, byte]) => {
-        const bytes = utf8(text);
-        if (bytes.length > 0) bytes[at % bytes.length] = byte;
-        return bytes;
-      });
+    const nearlyText = fc.tuple(fc.string({ unit: "binary" }), fc.nat(), fc.nat(255)).map(([text, at, byte]) => {
+      const bytes = utf8(text);
+      if (bytes.length > 0) bytes[at % bytes.length] = byte;
+      return bytes;
+    });
     fc.assert(
       fc.property(fc.oneof(octets, nearlyText), (bytes) => {
         expect(fromUtf8(bytes)).toBe(strict(bytes));
@@ -42,8 +40,20 @@ describe("UTF-8", () => {
   });
 
   test("[BA7] overlong, surrogate, truncated and too large sequences are refused", () => {
-    for (const hex of ["c080", "c1bf", "e08080", "eda080", "edbfbf", "f0808080", "f4908080", "f5808080", "e282", "80", "ff"]) {
-      expect(fromUtf8(fromHex(hex)!), hex).toBeUndefined();
+    for (const hex of [
+      "c080",
+      "c1bf",
+      "e08080",
+      "eda080",
+      "edbfbf",
+      "f0808080",
+      "f4908080",
+      "f5808080",
+      "e282",
+      "80",
+      "ff",
+    ]) {
+      expect([hex, fromUtf8(fromHex(hex)!)]).toEqual([hex, undefined]);
     }
     expect(fromUtf8(fromHex("efbbbf41")!)).toBe("\ufeffA");
   });
@@ -65,7 +75,8 @@ describe("hexadecimal", () => {
   });
 
   test("[BA8] one spelling only", () => {
-    for (const text of ["A0", "0", "0g", " 00", "0x00", "٠٠", "0/", "0:", "`0"]) expect(fromHex(text), text).toBeUndefined();
+    for (const text of ["A0", "0", "0g", " 00", "0x00", "٠٠", "0/", "0:", "`0"])
+      expect([text, fromHex(text)]).toEqual([text, undefined]);
     expect(fromHex("")).toEqual(new Uint8Array(0));
   });
 });

@@ -15,6 +15,9 @@ export interface Schema<T> {
   read(reader: Reader): T;
 }
 
+/** A schema of whatever, where a table holds schemas of different types. */
+export type AnySchema = Schema<any>;
+
 export type Infer<S> = S extends Schema<infer T> ? T : never;
 
 /** Ends decoding of hostile input; never leaves this file. */

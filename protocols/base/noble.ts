@@ -121,7 +121,9 @@ export type SynchronousAead = {
 
 type NobleCipher = { encrypt(data: Uint8Array): Uint8Array; decrypt(data: Uint8Array): Uint8Array };
 
-function aead(cipher: (key: Uint8Array, nonce: Uint8Array, associatedData: Uint8Array) => NobleCipher): SynchronousAead {
+function aead(
+  cipher: (key: Uint8Array, nonce: Uint8Array, associatedData: Uint8Array) => NobleCipher,
+): SynchronousAead {
   const keyed = ({ key, nonce, associatedData }: AeadInput) => {
     assert(key.length === 32 && nonce.length === 12, "AEAD key has 32 bytes and nonce 12");
     return cipher(key, nonce, associatedData ?? EMPTY);

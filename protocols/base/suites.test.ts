@@ -9,7 +9,7 @@ import { synchronousSuite } from "./synchronous.ts";
 import type { CryptoSuite } from "./suite.ts";
 import { NATIVE_CHACHA_MIN_BYTES, type Subtle, webCryptoSuite } from "./webcrypto.ts";
 
-const RUNS = process.env["SKEIN_LONG"] === "1" ? 1000 : 15;
+const RUNS = process.env["SKEIN_LONG"] === "1" ? 200 : 15;
 
 const noble = nobleSuite();
 const SUITES: readonly [name: string, crypto: CryptoSuite][] = [
@@ -154,7 +154,9 @@ describe.each(SUITES)("%s computes the bytes of noble", (_name, suite) => {
     for (const name of ["chacha20poly1305", "aes256gcm"] as const) {
       for (const data of [nonce, new Uint8Array(NATIVE_CHACHA_MIN_BYTES + 16)]) {
         await expect(suite[name].seal({ key: short, nonce, data })).rejects.toThrow();
-        await expect(suite[name].open({ key: new Uint8Array(32), nonce: short, data: concat(data, data) })).rejects.toThrow();
+        await expect(
+          suite[name].open({ key: new Uint8Array(32), nonce: short, data: concat(data, data) }),
+        ).rejects.toThrow();
       }
     }
     expect(() => suite.hkdf({ ikm: short, info: short, length: 8161 })).toThrow();
@@ -170,7 +172,9 @@ describe.each(SUITES)("%s computes the bytes of noble", (_name, suite) => {
     const before = await suite.ed25519.sign(seed, message);
     seed.fill(4);
     expect(await suite.ed25519.sign(seed, message)).not.toEqual(before);
-    expect(await suite.ed25519.sign(seed, message)).toEqual(await noble.ed25519.sign(new Uint8Array(32).fill(4), message));
+    expect(await suite.ed25519.sign(seed, message)).toEqual(
+      await noble.ed25519.sign(new Uint8Array(32).fill(4), message),
+    );
 
     const [mine, theirs] = [new Uint8Array(32).fill(5), new Uint8Array(32).fill(6)];
     const agree = async (): Promise<Uint8Array> =>
@@ -249,7 +253,9 @@ describe("HPKE", () => {
 
   test("[BA28] a recipient's key of small order, or an ephemeral one, is refused", async () => {
     const small = new Uint8Array(32);
-    expect(await hpkeSeal(noble, { publicKey: small, info, associatedData, plaintext: info, ephemeralSecret })).toBeUndefined();
+    expect(
+      await hpkeSeal(noble, { publicKey: small, info, associatedData, plaintext: info, ephemeralSecret }),
+    ).toBeUndefined();
     const forged = sealed.slice();
     forged.fill(0, 0, 32);
     expect(await hpkeOpen(noble, { secret, publicKey, info, associatedData, sealed: forged })).toBeUndefined();
@@ -331,7 +337,7 @@ describe("native algorithms", () => {
       "encrypt AES-GCM",
       "encrypt ChaCha20-Poly1305",
     ]) {
-      expect(calls.get(call), call).toBeGreaterThanOrEqual(2);
+      expect([call, Math.min(2, calls.get(call) ?? 0)]).toEqual([call, 2]);
     }
   });
 

@@ -26,7 +26,11 @@ export function createPhrase(random: (length: number) => Uint8Array): { phrase: 
  */
 export function rootSeedFromPhrase(crypto: CryptoSuite, phrase: string): OrReject<Uint8Array> {
   if (phrase.length > MAX_PHRASE_LENGTH) return reject("identity/bad-phrase-length");
-  const words = phrase.normalize("NFKD").toLowerCase().split(/\s+/u).filter((word) => word !== "");
+  const words = phrase
+    .normalize("NFKD")
+    .toLowerCase()
+    .split(/\s+/u)
+    .filter((word) => word !== "");
   if (words.length !== PHRASE_WORDS) return reject("identity/bad-phrase-length");
   if (words.some((word) => !WORDS.has(word))) return reject("identity/bad-phrase-word");
   let entropy: Uint8Array;

@@ -1,5 +1,16 @@
 import { compareBytes, concat, fromHex, toHex, utf8 } from "#protocols/base/bytes.ts";
-import { bytes, encode, id, type Infer, list, literal, refine, type Schema, struct, uint } from "#protocols/base/codec.ts";
+import {
+  bytes,
+  encode,
+  id,
+  type Infer,
+  list,
+  literal,
+  refine,
+  type Schema,
+  struct,
+  uint,
+} from "#protocols/base/codec.ts";
 import type { AccountId, DeviceId } from "#protocols/base/ids.ts";
 import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import { sign, verify } from "#protocols/base/sign.ts";
@@ -96,7 +107,13 @@ export async function issueCertificate(
   },
 ): Promise<DeviceCertificate> {
   const account = toHex(await crypto.ed25519.publicKey(options.rootSeed)) as AccountId;
-  const body = { version: 1, account, device: options.device, dhKey: options.dhKey, createdAt: options.createdAt } as const;
+  const body = {
+    version: 1,
+    account,
+    device: options.device,
+    dhKey: options.dhKey,
+    createdAt: options.createdAt,
+  } as const;
   const signature = await sign(crypto, "deviceCertificate", options.rootSeed, encode(certificateBodySchema, body));
   return { ...body, signature };
 }

@@ -1,18 +1,22 @@
 import { compareText } from "#protocols/base/bytes.ts";
 import { assert } from "#protocols/base/reject.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
+import { Admission } from "./admission.ts";
+import { Batch, type FinishedStep, roomProbe } from "./batch.ts";
+import { asFailure, closedFailure, discardedBy, fencedFailure } from "./driver-failures.ts";
+import { DRIVER_LIMITS, type DriverLimits } from "./driver-limits.ts";
 import { Failure } from "./failure.ts";
 import { Locks } from "./locks.ts";
-import { Overlay } from "./overlay.ts";
-import type { Clock, Random, Store, StoreHost, StoreOperation } from "./ports.ts";
+import type { Clock, Random, Store, StoreHost } from "./ports.ts";
 import { RecordShelf } from "./record-shelf.ts";
 import type { Log, Table } from "./records.ts";
+import { SlowSteps } from "./slow-steps.ts";
 import { type ReadTx, StepTx, type StepView, type Tx } from "./step.ts";
 import { type Unlock, Vault } from "./vault.ts";
 
+export { DRIVER_LIMITS, type DriverLimits } from "./driver-limits.ts";
 export type { ReadTx, Tx } from "./step.ts";
 export type { RowRange } from "./record-shelf.ts";
-export type { Unlock } from "./vault.ts";
 
 /**
  * The only place where things happen: load -> step -> commit -> release.
@@ -39,29 +43,6 @@ export type { Unlock } from "./vault.ts";
  *
  * A body touches tables and nothing else, and starts no other step. Values are never changed once put or read.
  */
-export const DRIVER_LIMITS = {
-  /** Steps running or waiting for the disk. Past some hundred a batch gains nothing; each holds its decoded records. */
-  steps: 1_024,
-  /** Steps waiting to be admitted. A queue this long is seconds behind: the caller must slow down instead. */
-  waitingSteps: 65_536,
-  /** Encoded bytes of a batch after which further steps wait for the next. LevelDB's write buffer is 4 MiB. */
-  batchBytes: 4 * 1_048_576,
-  /** Decoded records of cached tables, some kB each. */
-  cachedRecords: 4_096,
-  /** Logs whose next position is known, about 150 bytes each. */
-  logPositions: 8_192,
-  /** With the delays below: about half a minute, then a person has to look. */
-  reopenAttempts: 10,
-  reopenDelayMs: 50,
-  reopenMaxDelayMs: 10_000,
-  /** How often a full disk is tried again. */
-  roomProbeMs: 5_000,
-  /** A body only touches tables: one that is not done by then waits for something it must not wait for. */
-  slowStepMs: 30_000,
-} as const;
-
-export type DriverLimits = { readonly [K in keyof typeof DRIVER_LIMITS]: number };
-
 export type DriverOptions = {
   readonly host: StoreHost;
   readonly unlock: Unlock;
@@ -75,28 +56,6 @@ export type DriverOptions = {
 
 /** full: reading goes on, steps that put something are refused. stopped: only closing is left. */
 export type DriverState = "open" | "reopening" | "full" | "stopped" | "closed";
-
-type FinishedStep = {
-  readonly effects: readonly (() => void)[];
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-};
-
-class Batch {
-  readonly overlay = new Overlay();
-  readonly steps: FinishedStep[] = [];
-  /** Records that are not the tables': the vault's header, the probe for room. */
-  readonly raw: StoreOperation[] = [];
-  probesRoom = false;
-}
-
-type Waiter = { readonly resolve: () => void; readonly reject: (failure: Failure) => void };
-
-const PROBE_KEY = Uint8Array.of(0xf0);
-/** More than the slack of a block, so that it needs room. */
-const PROBE_BYTES = 8_192;
-/** A read that a failed commit interrupts begins again; a store that fails this often in a row is a failure to report. */
-const READ_ATTEMPTS = 3;
 
 export class Driver {
   readonly #host: StoreHost;
@@ -118,10 +77,8 @@ export class Driver {
   #verdict: Promise<{ readonly error: unknown } | undefined> | undefined;
   #probeDue = false;
 
-  /** Steps admitted and neither on the disk nor discarded. */
-  #admitted = 0;
-  readonly #waiting = new Set<Waiter>();
-  readonly #running = new Set<StepTx>();
+  readonly #admission: Admission;
+  readonly #slowSteps: SlowSteps;
   #bodyStarting = false;
 
   /** Undefined between a failed commit and the reopened store. */
@@ -136,7 +93,6 @@ export class Driver {
   #closing: Promise<void> | undefined;
   #idle: (() => void) | undefined;
   #cancelProbe: (() => void) | undefined;
-  #cancelSlowCheck: (() => void) | undefined;
   #cutDelay: (() => void) | undefined;
 
   /** @throws Failure of the host, and of `Vault.open`. */
@@ -160,6 +116,15 @@ export class Driver {
     this.#limits = { ...DRIVER_LIMITS, ...options.limits };
     this.#fence = options.fence ?? (() => true);
     this.#shelf = new RecordShelf({ ...this.#limits, store, vault });
+    this.#admission = new Admission({
+      waitingLimit: this.#limits.waitingSteps,
+      hasRoom: (admitted) => admitted < this.#limits.steps && this.#collecting.overlay.bytes < this.#limits.batchBytes,
+    });
+    this.#slowSteps = new SlowSteps({
+      clock: options.clock,
+      limitMs: this.#limits.slowStepMs,
+      report: (steps) => this.#tell(new Failure("driver/slow-step", `${steps} steps hold their locks for too long`)),
+    });
   }
 
   get state(): DriverState {
@@ -221,7 +186,8 @@ export class Driver {
         });
       } catch (error) {
         await this.#judged(error);
-        if (!(error instanceof Failure) || generation === this.#generation || attempt === READ_ATTEMPTS) throw error;
+        if (!(error instanceof Failure) || generation === this.#generation || attempt >= this.#limits.readAttempts)
+          throw error;
       }
     }
   }
@@ -247,7 +213,7 @@ export class Driver {
   }
 
   /** Takes deleted and replaced values off the disk: for tables of ratchet and group secrets, hourly and on lock. */
-  async compact(kinds: readonly (Table<any> | Log<any>)[]): Promise<void> {
+  async compact(kinds: readonly (Table<unknown> | Log<unknown>)[]): Promise<void> {
     await this.#whenOpen();
     for (const { number } of kinds) {
       await this.#store?.compact({ from: Uint8Array.of(number), to: Uint8Array.of(number + 1) });
@@ -261,60 +227,32 @@ export class Driver {
   }
 
   async #close(): Promise<void> {
-    this.#refuseWaiting(closedFailure());
+    this.#admission.refuseWaiting(closedFailure());
     this.#cutDelay?.();
     await new Promise<void>((resolve) => {
       this.#idle = resolve;
       this.#noticeIdle();
     });
     this.#cancelProbe?.();
-    this.#cancelSlowCheck?.();
+    this.#slowSteps.stop();
     await this.#closeStore();
     this.#vault.close();
     this.#enter("closed");
   }
 
-  // Admission: how many steps may be anywhere between run() and the disk.
-
   #admit(): Promise<void> | undefined {
     if (this.#closing !== undefined) throw closedFailure();
     if (this.#stopped !== undefined) throw this.#stopped;
-    if (this.#waiting.size === 0 && this.#hasRoom()) {
-      this.#admitted++;
-      return undefined;
-    }
-    if (this.#waiting.size >= this.#limits.waitingSteps) {
-      throw new Failure("driver/overloaded", "too many steps wait for the store", { retryable: true });
-    }
-    return new Promise((resolve, reject) => this.#waiting.add({ resolve, reject }));
-  }
-
-  #hasRoom(): boolean {
-    return this.#admitted < this.#limits.steps && this.#collecting.overlay.bytes < this.#limits.batchBytes;
-  }
-
-  #admitWaiting(): void {
-    for (const waiter of this.#waiting) {
-      if (!this.#hasRoom()) return;
-      this.#waiting.delete(waiter);
-      this.#admitted++;
-      waiter.resolve();
-    }
-  }
-
-  #refuseWaiting(failure: Failure): void {
-    for (const waiter of this.#waiting) waiter.reject(failure);
-    this.#waiting.clear();
+    return this.#admission.admit();
   }
 
   #leave(steps: number): void {
-    this.#admitted -= steps;
-    this.#admitWaiting();
+    this.#admission.leave(steps);
     this.#noticeIdle();
   }
 
   #noticeIdle(): void {
-    if (this.#admitted === 0 && !this.#writing) this.#idle?.();
+    if (this.#admission.admitted === 0 && !this.#writing) this.#idle?.();
   }
 
   // A step, from locks held to merged.
@@ -325,9 +263,8 @@ export class Driver {
   ): Promise<{ readonly result: T; readonly durable: Promise<void> }> {
     await this.#whenOpen();
     const view = this.#view();
-    const tx = new StepTx(view, names, this.#clock.monotonic());
-    this.#running.add(tx);
-    this.#watchSlowSteps();
+    const tx = new StepTx(view, names);
+    this.#slowSteps.started(tx);
     let result: T;
     try {
       result = await this.#start(body, tx);
@@ -338,7 +275,7 @@ export class Driver {
       throw error instanceof Failure ? (view.discarded() ?? error) : error;
     } finally {
       tx.end();
-      this.#running.delete(tx);
+      this.#slowSteps.ended(tx);
     }
     const refusal = view.discarded() ?? (tx.writes.hasPuts ? this.#full : undefined);
     if (refusal !== undefined) throw refusal;
@@ -362,23 +299,9 @@ export class Driver {
     return {
       shelf: this.#shelf,
       layers: () =>
-        this.#flushing === undefined
-          ? [this.#collecting.overlay]
-          : [this.#collecting.overlay, this.#flushing.overlay],
+        this.#flushing === undefined ? [this.#collecting.overlay] : [this.#collecting.overlay, this.#flushing.overlay],
       discarded: () => (generation === this.#generation ? undefined : discardedBy(this.#lastFailure!)),
     };
-  }
-
-  #watchSlowSteps(): void {
-    if (this.#cancelSlowCheck !== undefined) return;
-    const { slowStepMs } = this.#limits;
-    this.#cancelSlowCheck = this.#clock.after(slowStepMs, () => {
-      this.#cancelSlowCheck = undefined;
-      const limit = this.#clock.monotonic() - slowStepMs;
-      const slow = [...this.#running].filter((tx) => tx.startedAt <= limit).length;
-      if (slow > 0) this.#tell(new Failure("driver/slow-step", `${slow} steps hold their locks for too long`));
-      if (this.#running.size > 0) this.#watchSlowSteps();
-    });
   }
 
   // Commit and release.
@@ -400,7 +323,7 @@ export class Driver {
       this.#flushing = batch;
       batch.probesRoom = this.#probeDue;
       this.#probeDue = false;
-      this.#admitWaiting();
+      this.#admission.admitWaiting();
       this.#verdict = this.#commit(this.#store, batch).then(
         () => undefined,
         (error: unknown) => ({ error }),
@@ -418,7 +341,7 @@ export class Driver {
     if (!this.#fence()) throw fencedFailure();
     const operations = await this.#shelf.seal(batch.overlay);
     operations.push(...batch.raw);
-    if (batch.probesRoom) operations.push({ type: "put", key: PROBE_KEY, value: this.#random(PROBE_BYTES) });
+    if (batch.probesRoom) operations.push(roomProbe(this.#random));
     if (operations.length > 0) await store.commit(operations);
   }
 
@@ -552,14 +475,14 @@ export class Driver {
     }
   }
 
-  /** For good: only closing is left. */
+  /** For good. */
   #stop(failure: Failure): void {
     this.#stopped = failure;
     this.#generation++;
     this.#lastFailure = failure;
     this.#tell(failure);
     this.#enter("stopped");
-    this.#refuseWaiting(failure);
+    this.#admission.refuseWaiting(failure);
     for (const step of this.#collecting.steps) step.reject(failure);
     this.#leave(this.#collecting.steps.length);
     this.#collecting = new Batch();
@@ -574,23 +497,4 @@ export class Driver {
     this.#state = state;
     for (const listener of this.#stateListeners) listener(state);
   }
-}
-
-function asFailure(error: unknown): Failure {
-  if (error instanceof Failure) return error;
-  return new Failure("store/failed", "the store failed in a way it does not name", { retryable: true, cause: error });
-}
-
-/** A step that is not on the disk, or not known to be: it may be run again. */
-function discardedBy(failure: Failure): Failure {
-  const retryable = failure.retryable || failure.code === "store/unknown-outcome" || failure.code === "store/failed";
-  return new Failure(failure.code, `step discarded: ${failure.message}`, { retryable, cause: failure });
-}
-
-function closedFailure(): Failure {
-  return new Failure("store/closed", "the store is closed");
-}
-
-function fencedFailure(): Failure {
-  return new Failure("store/fenced", "another live copy has taken over this store");
 }

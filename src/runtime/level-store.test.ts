@@ -27,7 +27,6 @@ const canMount = await run("unshare", [...MOUNT, "mount", "-t", "tmpfs", "-o", "
   () => false,
 );
 
-
 function put(key: string, bytes = 10): StoreOperation {
   return { type: "put", key: utf8(key), value: new Uint8Array(bytes).fill(1) };
 }
@@ -76,16 +75,19 @@ describe("a disk that fills up", () => {
     expect((await stat(path)).mode & 0o777).toBe(0o700);
   });
 
-  test.skipIf(!canMount)("really: LevelDB meets it, the ballast goes, room comes: nothing acknowledged is lost", async () => {
-    const command = `mount -t tmpfs -o size=24m tmpfs "$1" && exec "$2" "$3" "$1"`;
-    const shell = ["sh", "-c", command, "sh", folder, process.execPath, script];
-    const { stdout } = await run("unshare", [...MOUNT, ...shell], { timeout: 15_000 });
-    const seen = JSON.parse(stdout) as Record<string, unknown>;
-    expect(seen).toMatchObject({ failed: "store/full", refused: "store/full", readWhileFull: true, missing: 0 });
-    expect(seen["states"]).toEqual(["reopening", "full", "reopening", "full", "open"]);
-    expect(seen["acknowledged"]).toBeGreaterThan(20);
-    expect(seen["afterRoom"]).toBe("written");
-  });
+  test.skipIf(!canMount)(
+    "really: LevelDB meets it, the ballast goes, room comes: nothing acknowledged is lost",
+    async () => {
+      const command = `mount -t tmpfs -o size=24m tmpfs "$1" && exec "$2" "$3" "$1"`;
+      const shell = ["sh", "-c", command, "sh", folder, process.execPath, script];
+      const { stdout } = await run("unshare", [...MOUNT, ...shell], { timeout: 15_000 });
+      const seen = JSON.parse(stdout) as Record<string, unknown>;
+      expect(seen).toMatchObject({ failed: "store/full", refused: "store/full", readWhileFull: true, missing: 0 });
+      expect(seen["states"]).toEqual(["reopening", "full", "reopening", "full", "open"]);
+      expect(seen["acknowledged"]).toBeGreaterThan(20);
+      expect(seen["afterRoom"]).toBe("written");
+    },
+  );
 });
 
 describe("damage", () => {

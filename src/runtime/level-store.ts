@@ -266,7 +266,8 @@ function asFailure(error: unknown): Failure {
     return new Failure("store/locked", "another process has this store open", { retryable: true, cause: error });
   }
   const lostFile = causes.some((cause) => /MANIFEST.*no such file/i.test(cause.message));
-  if (has("LEVEL_CORRUPTION") || lostFile) return new Failure("store/damaged", "the store is damaged", { cause: error });
+  if (has("LEVEL_CORRUPTION") || lostFile)
+    return new Failure("store/damaged", "the store is damaged", { cause: error });
   if (!has("LEVEL_IO_ERROR") && (has("LEVEL_DATABASE_NOT_OPEN") || has("LEVEL_ITERATOR_NOT_OPEN"))) {
     return new Failure("store/closed", "the store is closed", { cause: error });
   }

@@ -7,10 +7,10 @@ export type RowWrite = {
   readonly encoded: Uint8Array | undefined;
 };
 
-export type PointWrite = RowWrite & { readonly table: Table<any>; readonly key: string };
+export type PointWrite = RowWrite & { readonly table: Table<unknown>; readonly key: string };
 
 export type LogWrites = {
-  readonly log: Log<any>;
+  readonly log: Log<unknown>;
   readonly parent: string;
   readonly rows: Map<number, RowWrite>;
   /** After the highest row that was put here, deleted again or not. */
@@ -37,14 +37,14 @@ export class Overlay {
     this.#count(write);
   }
 
-  setRow(id: string, log: Log<any>, parent: string, n: number, write: RowWrite): void {
+  setRow(id: string, log: Log<unknown>, parent: string, n: number, write: RowWrite): void {
     const writes = this.#logOf(id, log, parent);
     writes.rows.set(n, write);
     if (write.value !== undefined) writes.next = Math.max(writes.next, n + 1);
     this.#count(write);
   }
 
-  setMark(id: string, log: Log<any>, parent: string, mark: number): void {
+  setMark(id: string, log: Log<unknown>, parent: string, mark: number): void {
     this.#logOf(id, log, parent).mark = mark;
   }
 
@@ -61,7 +61,7 @@ export class Overlay {
     this.hasPuts ||= step.hasPuts;
   }
 
-  #logOf(id: string, log: Log<any>, parent: string): LogWrites {
+  #logOf(id: string, log: Log<unknown>, parent: string): LogWrites {
     const known = this.logs.get(id);
     if (known !== undefined) return known;
     const made: LogWrites = { log, parent, rows: new Map(), next: 0, mark: undefined };
@@ -75,10 +75,10 @@ export class Overlay {
   }
 }
 
-export function pointId(table: Table<any>, key: string): string {
+export function pointId(table: Table<unknown>, key: string): string {
   return `${table.number}:${key}`;
 }
 
-export function logId(log: Log<any>, parent: string): string {
+export function logId(log: Log<unknown>, parent: string): string {
   return `${log.number}:${parent}`;
 }

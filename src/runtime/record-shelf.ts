@@ -110,12 +110,7 @@ export class RecordShelf {
     );
   }
 
-  async rows<V>(
-    log: Log<V>,
-    parent: string,
-    range: RowRange,
-    layers: readonly Overlay[],
-  ): Promise<readonly Row<V>[]> {
+  async rows<V>(log: Log<V>, parent: string, range: RowRange, layers: readonly Overlay[]): Promise<readonly Row<V>[]> {
     const { from = 0, to = MARK_POSITION, reverse = false, limit = MAX_ROWS } = range;
     assert(limit > 0 && limit <= MAX_ROWS, "row limit in range");
     const written = this.#writtenRows(log, parent, layers, from, to);
@@ -146,7 +141,7 @@ export class RecordShelf {
   }
 
   #writtenRows(
-    log: Log<any>,
+    log: Log<unknown>,
     parent: string,
     layers: readonly Overlay[],
     from: number,
@@ -162,14 +157,14 @@ export class RecordShelf {
   }
 
   /** The position above every row there ever was, on the disk or in `layers`. */
-  async position(log: Log<any>, parent: string, layers: readonly Overlay[]): Promise<number> {
+  async position(log: Log<unknown>, parent: string, layers: readonly Overlay[]): Promise<number> {
     const id = logId(log, parent);
     let next = this.#positions.get(id) ?? (await this.#storedPosition(log, parent, id));
     for (const layer of layers) next = Math.max(next, layer.logs.get(id)?.next ?? 0);
     return next;
   }
 
-  async #storedPosition(log: Log<any>, parent: string, id: string): Promise<number> {
+  async #storedPosition(log: Log<unknown>, parent: string, id: string): Promise<number> {
     const age = this.#age;
     const prefix = this.#prefix(log, parent);
     let next = 0;
@@ -184,17 +179,15 @@ export class RecordShelf {
 
   /** Encodes and encrypts everything in `overlay` for one commit. */
   async seal(overlay: Overlay): Promise<StoreOperation[]> {
-    const operations: (StoreOperation | Promise<StoreOperation>)[] = [];
+    const operations: StoreOperation[] = [];
+    const puts: Promise<StoreOperation>[] = [];
     const add = (
       key: Uint8Array,
-      kind: { readonly schema: Schema<any>; readonly version: number },
+      kind: { readonly schema: Schema<unknown>; readonly version: number },
       write: RowWrite,
     ): void => {
-      operations.push(
-        write.value === undefined
-          ? { type: "delete", key }
-          : this.#put(key, kind.version, write.encoded ?? encode(kind.schema, write.value)),
-      );
+      if (write.value === undefined) operations.push({ type: "delete", key });
+      else puts.push(this.#put(key, kind.version, write.encoded ?? encode(kind.schema, write.value)));
     };
     for (const write of overlay.points.values()) add(this.#pointKey(write.table, write.key), write.table, write);
     for (const { log, parent, rows, mark: next } of overlay.logs.values()) {
@@ -202,7 +195,7 @@ export class RecordShelf {
       for (const [n, write] of rows) add(rowKey(prefix, n), log, write);
       if (next !== undefined) add(rowKey(prefix, MARK_POSITION), mark, { value: next, encoded: undefined });
     }
-    return Promise.all(operations);
+    return operations.concat(await Promise.all(puts));
   }
 
   async #put(key: Uint8Array, version: number, plaintext: Uint8Array): Promise<StoreOperation> {
@@ -233,17 +226,17 @@ export class RecordShelf {
     this.#store = store;
   }
 
-  #pointKey(table: Table<any>, key: string): Uint8Array {
+  #pointKey(table: Table<unknown>, key: string): Uint8Array {
     this.#declare(table);
     return this.#vault.storeKey(table.number, key, POINT_KEY_BYTES);
   }
 
-  #prefix(log: Log<any>, parent: string): Uint8Array {
+  #prefix(log: Log<unknown>, parent: string): Uint8Array {
     this.#declare(log);
     return this.#vault.storeKey(log.number, parent, ROW_PREFIX_BYTES);
   }
 
-  #declare(kind: Table<any> | Log<any>): void {
+  #declare(kind: Table<unknown> | Log<unknown>): void {
     const name = this.#declared.get(kind.number);
     if (name === undefined) this.#declared.set(kind.number, kind.name);
     else assert(name === kind.name, `table number ${kind.number} is ${name}, not ${kind.name}`);
@@ -259,10 +252,10 @@ export class RecordShelf {
     if (version !== kind.version && older === undefined) {
       throw new Failure("store/unknown-schema", "a record was written by another version of this program");
     }
-    const value = decode<any>(older?.schema ?? kind.schema, plaintext);
+    const value = decode<unknown>(older?.schema ?? kind.schema, plaintext);
     zero(plaintext);
     if (isReject(value)) throw new Failure("store/damaged-record", "a stored record does not decode");
-    return older === undefined ? value : older.upgrade(value);
+    return older === undefined ? (value as V) : older.upgrade(value);
   }
 }
 

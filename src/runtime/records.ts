@@ -27,8 +27,9 @@ export type Log<V> = Omit<Table<V>, "kind" | "cached"> & { readonly kind: "log" 
 
 export type Older<V> = {
   readonly version: number;
-  readonly schema: Schema<any>;
-  readonly upgrade: (value: any) => V;
+  readonly schema: Schema<unknown>;
+  /** A method, so that it may name the type its schema has. */
+  upgrade(value: unknown): V;
 };
 
 export type Row<V> = { readonly n: number; readonly value: V };

@@ -1,6 +1,6 @@
 import { encode } from "#protocols/base/codec.ts";
 import { assert } from "#protocols/base/reject.ts";
-import { Failure } from "./failure.ts";
+import type { Failure } from "./failure.ts";
 import { logId, Overlay, pointId, type RowWrite } from "./overlay.ts";
 import type { RecordShelf, RowRange } from "./record-shelf.ts";
 import { type Log, MARK_POSITION, type Row, type Table } from "./records.ts";
@@ -16,14 +16,14 @@ export interface ReadTx {
 
 export interface Tx extends ReadTx {
   put<V>(table: Table<V>, key: string, value: V): void;
-  delete(table: Table<any>, key: string): void;
+  delete(table: Table<unknown>, key: string): void;
   /**
    * Adds a row above every row the log ever had, deleted ones included; positions ascend and may have gaps.
    * Steps that append under one parent share a lock. @returns Its position.
    */
   append<V>(log: Log<V>, parent: string, value: V): Promise<number>;
   putAt<V>(log: Log<V>, parent: string, n: number, value: V): void;
-  deleteAt(log: Log<any>, parent: string, n: number): void;
+  deleteAt(log: Log<unknown>, parent: string, n: number): void;
   /** Called once the step is on the disk, in order, and never if it is discarded. It must not throw. */
   release(effect: () => void): void;
 }
@@ -43,15 +43,13 @@ const DELETED: RowWrite = { value: undefined, encoded: undefined };
 export class StepTx implements Tx {
   readonly writes = new Overlay();
   readonly effects: (() => void)[] = [];
-  readonly startedAt: number;
   readonly #view: StepView;
   readonly #locks: ReadonlySet<string>;
   #over = false;
 
-  constructor(view: StepView, locks: readonly string[], startedAt: number) {
+  constructor(view: StepView, locks: readonly string[]) {
     this.#view = view;
     this.#locks = new Set(locks);
-    this.startedAt = startedAt;
   }
 
   get<V>(table: Table<V>, key: string): Promise<V | undefined> {
@@ -73,7 +71,7 @@ export class StepTx implements Tx {
     this.writes.setPoint(pointId(table, key), { table, key, value, encoded });
   }
 
-  delete(table: Table<any>, key: string): void {
+  delete(table: Table<unknown>, key: string): void {
     this.#mayWrite(table, key);
     this.writes.setPoint(pointId(table, key), { table, key, ...DELETED });
   }
@@ -95,7 +93,7 @@ export class StepTx implements Tx {
     this.writes.setRow(logId(log, parent), log, parent, n, { value, encoded: encode(log.schema, value) });
   }
 
-  deleteAt(log: Log<any>, parent: string, n: number): void {
+  deleteAt(log: Log<unknown>, parent: string, n: number): void {
     this.#mayWrite(log, parent);
     this.writes.setRow(logId(log, parent), log, parent, n, DELETED);
   }
@@ -129,7 +127,7 @@ export class StepTx implements Tx {
     return [this.writes, ...this.#view.layers()];
   }
 
-  #mayWrite(kind: Table<any> | Log<any>, key: string): void {
+  #mayWrite(kind: Table<unknown> | Log<unknown>, key: string): void {
     assert(!this.#over, "the step is not over");
     assert(
       kind.lock === undefined || this.#locks.has(kind.lock(key)),

@@ -96,7 +96,7 @@ describe("unlocking", () => {
     ];
     for (const change of refused) {
       await forge(change);
-      expect(await failure(open(store, PASSPHRASE)), JSON.stringify(change)).toBe("vault/refused-parameters");
+      expect([change, await failure(open(store, PASSPHRASE))]).toEqual([change, "vault/refused-parameters"]);
     }
     await forge({});
     expect(await failure(open(store, PASSPHRASE))).toBe("vault/wrong-passphrase");

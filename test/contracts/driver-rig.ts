@@ -15,7 +15,13 @@ export function seededRandom(seed: string): Random {
   return (length) => {
     const bytes = new Uint8Array(length);
     for (let offset = 0; offset < length; offset += 32) {
-      bytes.set(createHash("sha256").update(`${seed}:${counter++}`).digest().subarray(0, length - offset), offset);
+      bytes.set(
+        createHash("sha256")
+          .update(`${seed}:${counter++}`)
+          .digest()
+          .subarray(0, length - offset),
+        offset,
+      );
     }
     return bytes;
   };
@@ -23,7 +29,11 @@ export function seededRandom(seed: string): Random {
 
 /** Opens the driver on `disk` as a new process would. */
 export async function openRig(
-  options: { readonly disk?: MemoryDisk; readonly plan?: FaultPlan; readonly seed?: string } & Partial<DriverOptions> = {},
+  options: {
+    readonly disk?: MemoryDisk;
+    readonly plan?: FaultPlan;
+    readonly seed?: string;
+  } & Partial<DriverOptions> = {},
 ): Promise<{
   readonly driver: Driver;
   readonly disk: MemoryDisk;

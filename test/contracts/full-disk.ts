@@ -60,14 +60,16 @@ driver.onState((state) => states.push(state));
 
 const value = systemRandom(50_000);
 const write = (key: string): Promise<string> =>
-  driver.run([], async (tx) => tx.put(records, key, value)).then(
-    () => "written",
-    (error: unknown) => (error instanceof Failure ? error.code : String(error)),
-  );
+  driver
+    .run([], async (tx) => tx.put(records, key, value))
+    .then(
+      () => "written",
+      (error: unknown) => (error instanceof Failure ? error.code : String(error)),
+    );
 
 let acknowledged = 0;
 let failed = "";
-for (; failed === ""; ) {
+for (; failed === "";) {
   const outcome = await write(`record ${acknowledged}`);
   if (outcome === "written") acknowledged++;
   else failed = outcome;

@@ -5,7 +5,14 @@ import { log, table } from "#src/runtime/records.ts";
 
 export const KILLED_UNLOCK = { platformKey: new Uint8Array(32).fill(3) };
 
-export const counter = table({ name: "counter", number: 1, version: 1, cached: true, schema: uint(), lock: () => "all" });
+export const counter = table({
+  name: "counter",
+  number: 1,
+  version: 1,
+  cached: true,
+  schema: uint(),
+  lock: () => "all",
+});
 export const journal = log({ name: "journal", number: 2, version: 1, schema: uint(), lock: () => "all" });
 export const payloads = table({
   name: "payload",

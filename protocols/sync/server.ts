@@ -427,7 +427,8 @@ function entries(state: ServerState, feed: Feed, lane: "backlog" | "live", items
   return { type: "entries", lane, topic: feed.name.id, log: state.log, items, end: false };
 }
 
-function hasRoom(state: ServerState): boolean {
+/** Without room nothing more is read of this client either: what it asks for would only pile up (SY5). */
+export function hasRoom(state: ServerState): boolean {
   return state.queuedBytes < MAX_QUEUED_BYTES;
 }
 

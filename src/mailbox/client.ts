@@ -148,9 +148,7 @@ export class MailboxClient {
     return this.#ask({ type: "directoryTake", directory, ...(slot && { slot }) }, "directoryTaken");
   }
 
-  async directoryCount(
-    directory: Uint8Array,
-  ): Promise<
+  async directoryCount(directory: Uint8Array): Promise<
     OrReject<{
       readonly slots: readonly { readonly slot: Uint8Array; readonly oneTime: number; readonly lastResort: boolean }[];
     }>

@@ -21,6 +21,9 @@ import { Failure } from "#src/runtime/failure.ts";
 import type { Clock, FrameStream, Network, Random } from "#src/runtime/ports.ts";
 import type { MailboxClientLimits, MailboxHandlers } from "./handlers.ts";
 
+/** Frames waiting for a mailbox that does not read. Windows and credits keep an honest one's far below. */
+const MAX_OUTGOING = 4_096;
+
 /** How long our last word may take to leave. */
 const LINGER_MS = 5_000;
 
@@ -159,6 +162,7 @@ export class Line {
     switch (effect.type) {
       case "send":
         this.#outgoing.push(effect.frame);
+        if (this.#outgoing.length > MAX_OUTGOING) this.end("sync/overrun");
         if (effect.frame.type === "put") this.#watchPuts();
         return;
       case "opened":

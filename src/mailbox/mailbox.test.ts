@@ -2,7 +2,9 @@ import { describe, expect, test } from "vitest";
 import { toHex } from "#protocols/base/bytes.ts";
 import type { EnvelopeId, TopicId } from "#protocols/base/ids.ts";
 import { inspectEnvelope, type TopicKeys } from "#protocols/envelope/envelope.ts";
-import type { Cursor } from "#protocols/sync/frames.ts";
+import { type Cursor, encodeFrame } from "#protocols/sync/frames.ts";
+import { SYNC_PROTOCOL } from "#protocols/sync/limits.ts";
+import type { ServerLimits } from "#protocols/sync/server.ts";
 import { verifyCustody } from "#protocols/sync/proofs.ts";
 import { MemoryDisk } from "#src/runtime/memory-store.ts";
 import { type CommitFault, FaultyHost } from "#test/contracts/faulty-store.ts";
@@ -17,6 +19,7 @@ import {
   makeTopic,
   settle,
   type Sealed,
+  START,
   Wire,
 } from "./world.fixture.ts";
 
@@ -106,6 +109,7 @@ class World {
   async start(
     limits: Partial<MailboxLimits> = {},
     faultAt?: (commit: number) => CommitFault | undefined,
+    sessionLimits: Partial<ServerLimits> = {},
   ): Promise<this> {
     this.host = new FaultyHost(this.disk.attach(), faultAt && { faultAt });
     this.mailbox = await startMailbox({
@@ -115,6 +119,7 @@ class World {
       random: countingRandom(`mailbox ${this.starts++}`),
       crypto,
       limits,
+      sessionLimits,
       onFailure: (failure) => this.failures.push(failure),
     });
     return this;
@@ -334,6 +339,54 @@ describe("putting and reading", () => {
     expect(await world.mailbox.heard(topic.id, good.bytes, from)).toBe("accept");
     await settle();
     expect(world.mailbox.stats().stored).toBe(1);
+  });
+});
+
+describe("floods", () => {
+  const hello = encodeFrame({ type: "hello", version: 1, nonce: new Uint8Array(32), now: START });
+  const unproved = (topic: TopicKeys) =>
+    encodeFrame({
+      type: "subscribe",
+      items: Array.from({ length: 64 }, () => ({ topic: topic.id, proof: new Uint8Array(64) })),
+    });
+
+  test("[SY5] a flood is read as fast as its tokens come back", async () => {
+    const world = await new World().start();
+    const vandal = world.wire.node("vandal");
+    const stream = await vandal.openStream(world.network.peerId, SYNC_PROTOCOL);
+    const flood = unproved(await makeTopic("one"));
+    await stream.send(hello);
+    for (let i = 0; i < 200; i++) await stream.send(flood);
+    const denied = async (ms: number) => {
+      await world.clock.advance(ms);
+      let count = 0;
+      for (const frame of world.wire.received(vandal.peerId)) if (frame.type === "denied") count++;
+      return count;
+    };
+    // 64 checks and the frame itself: a burst of 16,384 tokens pays for 32 frames, a second for 64 more.
+    expect(await denied(0)).toBe(32 * 64);
+    expect(await denied(1_000)).toBeLessThanOrEqual(97 * 64);
+    expect(await denied(5_000)).toBe(200 * 64);
+  });
+
+  test("[SY16] who asks and does not read is not read either", async () => {
+    const world = await new World().start({}, undefined, { tokenBurst: 1e9 });
+    const vandal = world.wire.node("vandal");
+    const stream = await vandal.openStream(world.network.peerId, SYNC_PROTOCOL);
+    world.wire.capacity(4);
+    const flood = unproved(await makeTopic("one"));
+    await stream.send(hello);
+    let taken = 0;
+    const sending = (async () => {
+      for (; taken < 1_000; taken++) await stream.send(flood);
+    })();
+    await settle();
+    // 2 MiB of answers, counted as 128 bytes each, and a few frames on the wire.
+    expect(taken).toBeLessThan(2 ** 21 / (64 * 128) + 10);
+    stream.abort();
+    await expect(sending).rejects.toMatchObject({ code: "net/stream-closed" });
+    await world.clock.advance(10_000);
+    expect(world.mailbox.stats().sessions).toBe(0);
   });
 });
 

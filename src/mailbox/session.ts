@@ -14,6 +14,7 @@ import {
   type ServerEffect,
   type ServerInput,
   type ServerState,
+  hasRoom,
   serverStep,
 } from "#protocols/sync/server.ts";
 import { Failure } from "#src/runtime/failure.ts";
@@ -60,6 +61,8 @@ export class Session {
   #closing = false;
   #closed = false;
   #stopLinger: (() => void) | undefined;
+  /** The next frame that leaves, or the end. */
+  #sent = Promise.withResolvers<void>();
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -101,6 +104,7 @@ export class Session {
       const effects = await this.input({ type: "frame", raw });
       if (this.#closing) break;
       for (const effect of effects) if (effect.type === "slow") await this.#wait(effect.delayMs);
+      while (!this.#closed && !hasRoom(state)) await this.#sent.promise;
     }
     stopDeadline();
     if (!this.#closing) this.#end();
@@ -201,10 +205,17 @@ export class Session {
         this.#end();
         return;
       }
-      if (!this.#closing) void this.input({ type: "sent", lane, frame });
+      if (!this.#closing) void this.#told(lane, frame);
     }
     this.#sending = false;
     if (this.#closing && !this.#closed) await this.#finish();
+  }
+
+  async #told(lane: "backlog" | "live", frame: Frame): Promise<void> {
+    await this.input({ type: "sent", lane, frame });
+    const { resolve } = this.#sent;
+    this.#sent = Promise.withResolvers();
+    resolve();
   }
 
   /** What was sent still arrives; a reader that does not take it in is cut off by the linger. */
@@ -226,6 +237,7 @@ export class Session {
     this.#stopLinger?.();
     if (this.#closed) return;
     this.#closed = true;
+    this.#sent.resolve();
     this.#closing = true;
     this.#options.state.phase = "closed";
     this.#live.length = 0;

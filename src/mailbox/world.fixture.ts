@@ -1,8 +1,10 @@
 /** A small world for the tests of this folder: a clock that is moved by hand, and nodes joined by perfect wires that can be cut. */
 import { toHex } from "#protocols/base/bytes.ts";
 import type { EnvelopeId, PeerId, TopicId } from "#protocols/base/ids.ts";
+import { isReject } from "#protocols/base/reject.ts";
 import { synchronousSuite } from "#protocols/base/synchronous.ts";
 import { sealEnvelope, type TopicKeys } from "#protocols/envelope/envelope.ts";
+import { decodeFrame, type Frame } from "#protocols/sync/frames.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Clock, Connection, FrameStream, Gossip, Network, Random, Verdict } from "#src/runtime/ports.ts";
 
@@ -68,16 +70,22 @@ export function countingRandom(name: string): Random {
 class Pipe implements FrameStream {
   readonly frames: Uint8Array[] = [];
   other!: Pipe;
+  readonly owner: PeerId | undefined;
   readonly #wire: Wire;
   #waiting: ((frame: Uint8Array | undefined) => void) | undefined;
   #ended = false;
   #broken = false;
   /** A reader that does not read: `send` waits once this many frames lie here. */
-  capacity = 1024;
+  capacity = Infinity;
   #room: (() => void)[] = [];
 
-  constructor(wire: Wire) {
+  constructor(
+    wire: Wire,
+    /** Who opened the stream and reads at this end. */
+    owner: PeerId | undefined,
+  ) {
     this.#wire = wire;
+    this.owner = owner;
   }
 
   async send(frame: Uint8Array): Promise<void> {
@@ -146,8 +154,23 @@ export class Wire {
     return node;
   }
 
-  pair(): readonly [Pipe, Pipe] {
-    const [a, b] = [new Pipe(this), new Pipe(this)];
+  /** Frames that may lie unread on each stream there is. */
+  capacity(frames: number): void {
+    for (const pipe of this.pipes) pipe.capacity = pipe.other.capacity = frames;
+  }
+
+  /** What lies unread for a node. */
+  *received(node: PeerId): Generator<Frame> {
+    for (const pipe of this.pipes) {
+      for (const raw of pipe.owner === node ? pipe.frames : []) {
+        const frame = decodeFrame(raw);
+        if (!isReject(frame)) yield frame;
+      }
+    }
+  }
+
+  pair(owner: PeerId): readonly [Pipe, Pipe] {
+    const [a, b] = [new Pipe(this, owner), new Pipe(this, undefined)];
     a.other = b;
     b.other = a;
     this.pipes.add(a);
@@ -235,7 +258,7 @@ export class Node implements Network {
       ? this.#wire.nodes.get(peer)!.#handlers.get(protocol)
       : undefined;
     if (!handler) throw new Failure("net/unreachable", "nobody there", { retryable: true });
-    const [mine, theirs] = this.#wire.pair();
+    const [mine, theirs] = this.#wire.pair(this.peerId);
     handler(theirs, this.peerId);
     return mine;
   }

@@ -83,8 +83,9 @@ export function specifiers(source: string): readonly string[] {
   const all = [...tokens(source)];
   for (const [i, token] of all.entries()) {
     if (token.kind !== "word") continue;
-    // `obj.import`, `obj.from`: names of ours, not keywords.
-    if (all[i - 1]?.text === "." && all[i - 1]?.kind === "punctuation") continue;
+    // `obj.import(x)`, `async import(x) {`: names of ours, not keywords.
+    const before = all[i - 1];
+    if (before?.text === "." || before?.text === "async") continue;
     const next = all[i + 1];
     if (token.text === "from" && next?.kind === "string") found.push(next.text);
     if (token.text === "import" && next?.kind === "string") found.push(next.text);

@@ -145,7 +145,7 @@ describe("the import scanner", () => {
     ["import(`a`)", [COMPUTED]],
     [`// import "a"\n/* import "b" */ const s = "import 'c'"; const t = \`import "d" \${"}"} from "e"\`;`, []],
     [`const r = /["']/; import "a"; const d = 1 / 2; import "b"; x(/[/"]/g); import "c";`, ["a", "b", "c"]],
-    [`Array.from("a"); this.import("b"); const o = { from: "c" };`, []],
+    [`Array.from("a"); this.import("b"); const o = { from: "c", async import(d) {} };`, []],
     [`import {\n  a,\n  type B,\n} from "a" with { type: "json" };`, ["a"]],
   ])("%s", (source, expected) => {
     expect(specifiers(source)).toEqual(expected);

@@ -13,7 +13,7 @@
  *   s directory -> shelf         p directory record -> record
  */
 import { concat, fromHex, utf8 } from "#protocols/base/bytes.ts";
-import { bool, bytes, id, type Infer, list, literal, optional, struct, uint, union } from "#protocols/base/codec.ts";
+import { bool, bytes, id, type Infer, list, literal, struct, uint, union } from "#protocols/base/codec.ts";
 import type { EnvelopeId, InboxId, LogId, TopicId } from "#protocols/base/ids.ts";
 import { assert } from "#protocols/base/reject.ts";
 import { MAX_N } from "#protocols/sync/frames.ts";
@@ -64,8 +64,6 @@ export const redeemerSchema = struct({
 
 export const inboxSchema = struct({ grants: count, deposits: count, bytes: count });
 export type InboxCounts = Infer<typeof inboxSchema>;
-
-export const custodySeedOption = optional(bytes(32));
 
 function prefix(letter: string): Uint8Array {
   return utf8(letter);

@@ -42,7 +42,8 @@ function parse(text: string): RelayIdentity {
   try {
     const { version, keySeed, certificate } = JSON.parse(text) as { [name: string]: unknown };
     const seed = typeof keySeed === "string" ? fromHex(keySeed) : undefined;
-    if (version === 1 && seed?.length === SEED_BYTES && isCertificate(certificate)) return { keySeed: seed, certificate };
+    if (version === 1 && seed?.length === SEED_BYTES && isCertificate(certificate))
+      return { keySeed: seed, certificate };
   } catch (cause) {
     throw new Failure("relay/damaged-identity", `${FILE} cannot be read`, { cause });
   }

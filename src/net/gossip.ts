@@ -126,7 +126,10 @@ export class EnvelopeGossip implements Gossip {
     if (outbound?.rawStream.status !== "open") {
       streamsOutbound.delete(peer);
       this.#gossipsub.onPeerConnected(id, best);
-    } else if (best.direct && !this.#connectionsOf(peer).some((c) => c.direct && c.streams.includes(outbound.rawStream))) {
+    } else if (
+      best.direct &&
+      !this.#connectionsOf(peer).some((c) => c.direct && c.streams.includes(outbound.rawStream))
+    ) {
       void this.#move(peer, { id, outbound, to: best });
     }
   }
@@ -353,7 +356,10 @@ export class EnvelopeGossip implements Gossip {
     return toHex(this.#sha256(envelope.subarray(0, Math.max(0, envelope.length - SIGNATURE_BYTES))));
   }
 
-  readonly #validateMessage = async (from: LibPeerId, message: { topic: string; data: Uint8Array }): Promise<string> => {
+  readonly #validateMessage = async (
+    from: LibPeerId,
+    message: { topic: string; data: Uint8Array },
+  ): Promise<string> => {
     if (message.data.length > this.#limits.maxEnvelopeBytes) return TopicValidatorResult.Reject;
     // A copy: what libp2p gives in Node is a Buffer, whose `slice` copies nothing, on memory of the socket's.
     const envelope = new Uint8Array(message.data);
@@ -501,11 +507,11 @@ type OutRpc = {
   messages?: RPC.Message[] | undefined;
   control?: { [K in keyof RPC.ControlMessage]?: RPC.ControlMessage[K] } | undefined;
 };
-type OutboundStream = { readonly rawStream: Stream; close(): Promise<void> };
+type OutboundStream = { readonly rawStream: Stream; readonly close: () => Promise<void> };
 
 /** What is used of the inside of @libp2p/gossipsub 17. */
 type Internals = Omit<GossipSub, "publish"> & {
-  publish(topic: string, data: Uint8Array): Promise<{ recipients: LibPeerId[] }>;
+  publish: (topic: string, data: Uint8Array) => Promise<{ recipients: LibPeerId[] }>;
   readonly peers: Map<PeerId, LibPeerId>;
   readonly topics: Map<string, Set<PeerId>>;
   readonly mesh: Map<string, Set<PeerId>>;
@@ -518,33 +524,33 @@ type Internals = Omit<GossipSub, "publish"> & {
     readonly params: { topics: object };
     readonly peerStats: Map<PeerId, { readonly topics: Record<string, { readonly invalidMessageDeliveries: number }> }>;
     deliveryRecords: DeliveryRecords;
-    score(peer: PeerId): number;
-    prune(peer: PeerId, topic: string): void;
-    addPenalty(peer: PeerId, penalty: number, label: string): void;
+    score: (peer: PeerId) => number;
+    prune: (peer: PeerId, topic: string) => void;
+    addPenalty: (peer: PeerId, penalty: number, label: string) => void;
   };
   seenCache: SeenIds;
   publishedMessageIds: SeenIds;
-  sendSubscriptions(peer: PeerId, topics: string[], subscribe: boolean): void;
-  sendRpc(peer: PeerId, rpc: OutRpc): boolean;
-  sendRpcInBatch(peers: Set<PeerId>, rpc: OutRpc): void;
-  pushGossip(peer: PeerId, ihave: RPC.ControlIHave): void;
-  selectPeersToForward(topic: string, source?: PeerId, exclude?: Set<PeerId>): Set<PeerId>;
-  selectPeersToPublish(topic: string): {
+  sendSubscriptions: (peer: PeerId, topics: string[], subscribe: boolean) => void;
+  sendRpc: (peer: PeerId, rpc: OutRpc) => boolean;
+  sendRpcInBatch: (peers: Set<PeerId>, rpc: OutRpc) => void;
+  pushGossip: (peer: PeerId, ihave: RPC.ControlIHave) => void;
+  selectPeersToForward: (topic: string, source?: PeerId, exclude?: Set<PeerId>) => Set<PeerId>;
+  selectPeersToPublish: (topic: string) => {
     tosend: Set<PeerId>;
     tosendCount: { direct: number; floodsub: number; mesh: number; fanout: number };
   };
-  leave(topic: string): void;
-  pxConnect(peers: unknown): Promise<void>;
-  decodeRpc(bytes: Uint8Array): RPC;
-  handleReceivedRpc(from: LibPeerId, rpc: RPC): Promise<void>;
-  handleReceivedSubscription(from: LibPeerId, topic: string, subscribe: boolean): boolean;
-  graftOnSubscribe(peer: PeerId, topic: string): boolean;
-  sendGraft(peer: PeerId, topics: string[]): void;
-  pipePeerReadStream(from: LibPeerId, source: AsyncIterable<{ subarray(): Uint8Array }>): Promise<void>;
-  onPeerConnected(peer: LibPeerId, connection: LibConnection): void;
-  createOutboundStream(peer: LibPeerId, connection: LibConnection): Promise<void>;
-  onPeerDisconnected(peer: LibPeerId): void;
-  removePeer(peer: LibPeerId): void;
+  leave: (topic: string) => void;
+  pxConnect: (peers: unknown) => Promise<void>;
+  decodeRpc: (bytes: Uint8Array) => RPC;
+  handleReceivedRpc: (from: LibPeerId, rpc: RPC) => Promise<void>;
+  handleReceivedSubscription: (from: LibPeerId, topic: string, subscribe: boolean) => boolean;
+  graftOnSubscribe: (peer: PeerId, topic: string) => boolean;
+  sendGraft: (peer: PeerId, topics: string[]) => void;
+  pipePeerReadStream: (from: LibPeerId, source: AsyncIterable<{ subarray(): Uint8Array }>) => Promise<void>;
+  onPeerConnected: (peer: LibPeerId, connection: LibConnection) => void;
+  createOutboundStream: (peer: LibPeerId, connection: LibConnection) => Promise<void>;
+  onPeerDisconnected: (peer: LibPeerId) => void;
+  removePeer: (peer: LibPeerId) => void;
 };
 
 const METHODS = [

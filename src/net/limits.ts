@@ -14,7 +14,9 @@ export type NetworkLimits = {
   /** Largest frame of a FrameStream. Holds the largest batch of sync with room to spare. */
   readonly maxFrameBytes: number;
   /** Overrides of the two above for single protocols. */
-  readonly protocols: Readonly<Record<string, { readonly maxFrameBytes?: number; readonly maxInboundStreams?: number }>>;
+  readonly protocols: Readonly<
+    Record<string, { readonly maxFrameBytes?: number; readonly maxInboundStreams?: number }>
+  >;
   /** A dial with all it includes: name lookup, socket, noise, muxer. */
   readonly connectDeadlineMs: number;
   /** Opening a stream on a connection that is there: one round trip, on a bad mobile link a slow one. */

@@ -183,7 +183,7 @@ function circuitTransport(relays: ReadonlySet<PeerId>): ReturnType<typeof circui
   const make = circuitRelayTransport();
   return (components) => {
     const transport = make(components);
-    const inside = transport as unknown as { onStop(stream: Stream, connection: LibConnection): Promise<void> };
+    const inside = transport as unknown as { onStop: (stream: Stream, connection: LibConnection) => Promise<void> };
     assert(typeof inside.onStop === "function", "the circuit transport has onStop");
     const onStop = inside.onStop;
     inside.onStop = async (stream, connection) => {
@@ -214,7 +214,9 @@ async function discovery(onFound: (address: string) => void) {
     const inside = components as unknown as Components & { readonly peerId: { toString(): string } };
     // Our addresses, which identify keeps to itself.
     const own = (): Multiaddr[] => {
-      const listening = inside.transportManager.getAddrs().filter((address) => !address.toString().includes("/p2p-circuit"));
+      const listening = inside.transportManager
+        .getAddrs()
+        .filter((address) => !address.toString().includes("/p2p-circuit"));
       return listening.map((address) => address.encapsulate(`/p2p/${inside.peerId.toString()}`));
     };
     const found = mdns({ serviceTag: "_skein._udp.local" })({

@@ -13,14 +13,14 @@ export type NetworkWorld = {
   readonly peers: readonly Network[];
   readonly relays: readonly Network[];
   /** Runs `work` as something this node does, and the world until it is done. */
-  at<T>(network: Network, work: () => Promise<T>): Promise<T>;
+  readonly at: <T>(network: Network, work: () => Promise<T>) => Promise<T>;
   /** Runs the world until `condition` holds; fails when it does not within a fair time. */
-  until(condition: () => boolean): Promise<void>;
-  close(): Promise<void>;
+  readonly until: (condition: () => boolean) => Promise<void>;
+  readonly close: () => Promise<void>;
 };
 export type MakeNetworkWorld = (count: { readonly peers: number; readonly relays: number }) => Promise<NetworkWorld>;
 
-const PROTOCOL = "/skein/test/1";
+export const PROTOCOL = "/skein/test/1";
 
 export function networkContract(name: string, makeWorld: MakeNetworkWorld): void {
   const worlds: NetworkWorld[] = [];
@@ -93,7 +93,8 @@ export function networkContract(name: string, makeWorld: MakeNetworkWorld): void
     test("every node has a peer id of its own", async () => {
       const { peers } = await world(3);
       expect(new Set(peers.map((peer) => peer.peerId)).size).toBe(3);
-      for (const peer of peers) for (const address of peer.addresses()) expect(address.endsWith(peer.peerId)).toBe(true);
+      for (const peer of peers)
+        for (const address of peer.addresses()) expect(address.endsWith(peer.peerId)).toBe(true);
     });
 
     test("through a relay that gave a reservation, and not without one", async () => {
@@ -110,7 +111,7 @@ export function networkContract(name: string, makeWorld: MakeNetworkWorld): void
       await until(() => b.connections().some(({ peer }) => peer === a.peerId));
       expect(a.connections().find(({ peer }) => peer === b.peerId)?.path).toBe("relayed");
       expect(b.connections().find(({ peer }) => peer === a.peerId)?.path).toBe("relayed");
-      await echo(b);
+      echo(b);
       const stream = await at(a, () => a.openStream(b.peerId, PROTOCOL));
       expect(await at(a, () => ask(stream, text("through")))).toEqual(text("through"));
     });
@@ -127,7 +128,7 @@ export function networkContract(name: string, makeWorld: MakeNetworkWorld): void
       const relay = relays[0]!;
       for (const peer of [a, b]) await at(peer, () => peer.connect(addressOf(relay)));
       await at(a, () => a.connect(addressOf(b)));
-      await echo(b);
+      echo(b);
       const stream = await at(a, () => a.openStream(b.peerId, PROTOCOL));
       await at(relay, () => relay.stop());
       await until(() => a.connections().length === 1 && b.connections().length === 1);
@@ -177,9 +178,10 @@ export function networkContract(name: string, makeWorld: MakeNetworkWorld): void
 
     test("go both ways at once", async () => {
       const { a, b, at } = await pair();
-      await echo(b);
+      echo(b);
       const stream = await at(a, () => a.openStream(b.peerId, PROTOCOL));
-      for (const word of ["one", "two", "three"]) expect(await at(a, () => ask(stream, text(word)))).toEqual(text(word));
+      for (const word of ["one", "two", "three"])
+        expect(await at(a, () => ask(stream, text(word)))).toEqual(text(word));
     });
 
     test("what was sent before close arrives, then the end", async () => {
@@ -428,7 +430,8 @@ export async function sampleTopic(
   const crypto = nobleSuite();
   const now = 1_800_000_000_000;
   let drawn = 0;
-  const random = (length: number): Uint8Array => crypto.hkdf({ ikm: Uint8Array.of(seed, drawn & 255, drawn++ >> 8), info: text("t"), length });
+  const random = (length: number): Uint8Array =>
+    crypto.hkdf({ ikm: Uint8Array.of(seed, drawn & 255, drawn++ >> 8), info: text("t"), length });
   const chain = openRoot(crypto, { version: 1, secret: random(32), createdAt: now });
   const keys = await topicKeys(crypto, chain, periodAt(chain, now));
   return {
@@ -464,14 +467,14 @@ export async function collect(stream: FrameStream, into: Uint8Array[]): Promise<
   }
 }
 
-async function echo(network: Network): Promise<void> {
-  network.handle(PROTOCOL, async (stream) => {
-    for (;;) {
-      const frame = await stream.receive();
-      if (frame === undefined) return;
-      await stream.send(frame);
-    }
-  });
+/** Sends back whatever comes on the test protocol, to its end. */
+export function echo(network: Network): void {
+  network.handle(PROTOCOL, (stream) => void sendBack(stream));
+}
+
+async function sendBack(stream: FrameStream): Promise<void> {
+  for (let frame = await stream.receive(); frame; frame = await stream.receive()) await stream.send(frame);
+  await stream.close();
 }
 
 async function ask(stream: FrameStream, question: Uint8Array): Promise<Uint8Array | undefined> {

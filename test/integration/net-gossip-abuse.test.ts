@@ -1,7 +1,7 @@
 import { afterEach, expect, test } from "vitest";
 import type { PeerId } from "#protocols/base/ids.ts";
 import type { Network, Verdict } from "#src/runtime/ports.ts";
-import { addressOf, meet, sampleTopic, validator } from "#test/contracts/network.contract.ts";
+import { addressOf, echo, meet, PROTOCOL, sampleTopic, validator } from "#test/contracts/network.contract.ts";
 import { peer, relay, until, worldOf } from "./net-world.ts";
 import { outsider } from "./outsider.ts";
 
@@ -91,7 +91,12 @@ test("an envelope re-signed by a member is accepted once", async () => {
   const first = await topic.seal("once");
   const second = Uint8Array.from(first);
   second[second.length - 1]! ^= 1;
-  hostile.send(target, { messages: [{ topic: topic.id, data: first }, { topic: topic.id, data: second }] });
+  hostile.send(target, {
+    messages: [
+      { topic: topic.id, data: first },
+      { topic: topic.id, data: second },
+    ],
+  });
   hostile.send(target, { messages: [{ topic: topic.id, data: await topic.seal("last") }] });
   await until(() => heard.length === 2);
   expect(judged.map(({ envelope }) => envelope).filter((bytes) => String(bytes) === String(second))).toEqual([]);
@@ -154,10 +159,8 @@ test("a validator that is slow makes the sender wait and loses nothing", async (
     return "accept";
   });
   await meet(worldOf([a], [hub]), [a], hub, topic.id);
-  hub.handle("/skein/test/1", async (stream) => {
-    for (let frame = await stream.receive(); frame; frame = await stream.receive()) await stream.send(frame);
-  });
-  const ping = await a.openStream(hub.peerId, "/skein/test/1");
+  echo(hub);
+  const ping = await a.openStream(hub.peerId, PROTOCOL);
   const count = 1000;
   const envelopes = await Promise.all(Array.from({ length: count }, (_, n) => topic.seal(`${n}`)));
   for (const envelope of envelopes) expect(await a.gossip.publish(topic.id, envelope)).toBe(1);

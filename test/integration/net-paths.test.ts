@@ -3,7 +3,7 @@ import dns from "node:dns";
 import net from "node:net";
 import { afterEach, expect, test } from "vitest";
 import type { Network } from "#src/runtime/ports.ts";
-import { addressOf, codeOf, meet, sampleTopic, validator } from "#test/contracts/network.contract.ts";
+import { addressOf, codeOf, echo, meet, PROTOCOL, sampleTopic, validator } from "#test/contracts/network.contract.ts";
 import { PEER_LIMITS } from "#src/net/limits.ts";
 import { peer, relay, TCP, until, WEBRTC, worldOf, WS } from "./net-world.ts";
 import { outsider } from "./outsider.ts";
@@ -25,19 +25,20 @@ async function pathBetween(a: Network, b: Network): Promise<string | undefined> 
 }
 
 async function roundTrip(a: Network, b: Network): Promise<void> {
-  b.handle("/skein/test/1", async (stream) => {
-    const question = await stream.receive();
-    await stream.send(question!);
-    await stream.close();
-  });
-  const stream = await a.openStream(b.peerId, "/skein/test/1");
+  echo(b);
+  const stream = await a.openStream(b.peerId, PROTOCOL);
   const question = new Uint8Array(300_000).fill(5);
   await stream.send(question);
   expect(await stream.receive()).toEqual(question);
+  await stream.close();
   expect(await stream.receive()).toBeUndefined();
 }
 
-for (const [name, listen] of [["TCP", TCP], ["WebSockets", WS], ["WebRTC-direct", WEBRTC]] as const) {
+for (const [name, listen] of [
+  ["TCP", TCP],
+  ["WebSockets", WS],
+  ["WebRTC-direct", WEBRTC],
+] as const) {
   test(`two peers meet over ${name}`, async () => {
     const [a, b] = [await started(peer({ listen: [] })), await started(peer({ listen: [listen] }))];
     expect(await a.connect(addressOf(b))).toBe(b.peerId);
@@ -68,7 +69,10 @@ test("gossip moves from the relayed to the direct connection, and outlives the r
   await b.reserve(hub.peerId);
   await a.connect(b.addresses().find((address) => address.includes("p2p-circuit"))!);
   expect(await pathBetween(a, b)).toBe("relayed");
-  for (const [one, other] of [[a, b], [b, a]] as const) {
+  for (const [one, other] of [
+    [a, b],
+    [b, a],
+  ] as const) {
     one.gossip.join(topic.id);
     one.gossip.reveal(topic.id, other.peerId);
   }
@@ -119,7 +123,10 @@ test("gossip moves to another connection when its own goes", async () => {
 
 async function meetHere(a: Network, b: Network, topic: Parameters<Network["gossip"]["join"]>[0]): Promise<void> {
   await until(() => b.connections().some(({ peer: other }) => other === a.peerId));
-  for (const [one, other] of [[a, b], [b, a]] as const) {
+  for (const [one, other] of [
+    [a, b],
+    [b, a],
+  ] as const) {
     one.gossip.join(topic);
     one.gossip.reveal(topic, other.peerId);
   }
@@ -135,7 +142,9 @@ test("a relay is found again after it was away, and gives a new reservation", as
   await b.reserve(first.peerId);
   const circuit = b.addresses().find((candidate) => candidate.includes("p2p-circuit"))!;
   await first.stop();
-  await until(() => b.connections().length === 0 && !b.addresses().some((candidate) => candidate.includes("p2p-circuit")));
+  await until(
+    () => b.connections().length === 0 && !b.addresses().some((candidate) => candidate.includes("p2p-circuit")),
+  );
   const port = /tcp\/(\d+)/.exec(address)![1]!;
   await started(relay({ keySeed, listen: [`/ip4/127.0.0.1/tcp/${port}`] }));
   await b.connect(address);

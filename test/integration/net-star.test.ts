@@ -24,7 +24,7 @@ test(`every one of ${CLIENTS} clients of a relay gets every one of 20 envelopes`
   validator(hub, "accept");
   const topic = await sampleTopic(60);
   await meet(worldOf(clients, [hub]), clients, hub, topic.id);
-  const counts = new Array<number>(CLIENTS).fill(0);
+  const counts = Array.from({ length: CLIENTS }, () => 0);
   for (let n = 0; n < 20; n++) {
     const author = (n * 7) % CLIENTS;
     expect(await clients[author]!.gossip.publish(topic.id, await topic.seal(`message ${n}`))).toBe(1);

@@ -2,13 +2,12 @@ import { afterEach, expect, test } from "vitest";
 import type { Connection, Stream } from "@libp2p/interface";
 import { PEER_LIMITS } from "#src/net/limits.ts";
 import type { FrameStream, Network } from "#src/runtime/ports.ts";
-import { addressOf, codeOf, collect } from "#test/contracts/network.contract.ts";
+import { addressOf, codeOf, collect, PROTOCOL } from "#test/contracts/network.contract.ts";
 import { peer, until } from "./net-world.ts";
 import { outsider, type Outsider } from "./outsider.ts";
 
 /** What strangers do to streams. FrameStream against raw bytes of libp2p. */
 
-const PROTOCOL = "/skein/test/1";
 const RUBBISH = process.env["SKEIN_LONG"] ? 100_000 : 5000;
 
 const stops: (() => Promise<unknown>)[] = [];
@@ -16,7 +15,9 @@ afterEach(async () => {
   await Promise.all(stops.splice(0).map((stop) => stop()));
 });
 
-async function attacked(options: Parameters<typeof peer>[0] = {}): Promise<{ b: Network; spy: Outsider; raw: Connection }> {
+async function attacked(
+  options: Parameters<typeof peer>[0] = {},
+): Promise<{ b: Network; spy: Outsider; raw: Connection }> {
   const b = await peer(options);
   const spy = await outsider();
   stops.push(
@@ -48,7 +49,7 @@ test("frames cut into any pieces come out whole", async () => {
   const next = random(1);
   const frames = Array.from({ length: 200 }, (_, n) => new Uint8Array(Math.floor(next() ** 4 * 20_000)).fill(n));
   const wire = Buffer.concat(frames.flatMap((frame) => [lengthOf(frame.length), frame]));
-  for (let at = 0; at < wire.length; ) {
+  for (let at = 0; at < wire.length;) {
     const size = next() < 0.5 ? 1 + Math.floor(next() * 5) : 1 + Math.floor(next() * 9000);
     stream.send(wire.subarray(at, at + size));
     at += size;

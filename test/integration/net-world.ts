@@ -19,10 +19,11 @@ export function relay(options: Partial<NodeNetworkOptions> = {}): Promise<Networ
   return createNodeNetwork({ listen: [TCP], relay: RELAY_OPTIONS, ...options });
 }
 
-export const realWorld: MakeNetworkWorld = async (count) => worldOf(
-  await Promise.all(Array.from({ length: count.peers }, () => peer())),
-  await Promise.all(Array.from({ length: count.relays }, () => relay())),
-);
+export const realWorld: MakeNetworkWorld = async (count) =>
+  worldOf(
+    await Promise.all(Array.from({ length: count.peers }, () => peer())),
+    await Promise.all(Array.from({ length: count.relays }, () => relay())),
+  );
 
 export function worldOf(peers: readonly Network[], relays: readonly Network[] = []): NetworkWorld {
   return {

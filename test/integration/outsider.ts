@@ -17,26 +17,26 @@ export type Outsider = {
   readonly node: Libp2p;
   readonly received: RPC[];
   readonly gossip: OutsiderGossip;
-  connect(address: string): Promise<string>;
+  connect: (address: string) => Promise<string>;
   /** Sends raw RPCs, bypassing its own gossipsub. */
-  send(peer: string, rpc: Partial<RPC>): void;
+  send: (peer: string, rpc: Partial<RPC>) => void;
   /** Everything it was sent, as one text to search in. */
-  transcript(): string;
+  transcript: () => string;
   /** Waits until that many of its heartbeats (one a second) have passed: what others emit on their own has been emitted. */
-  heartbeats(count: number): Promise<void>;
-  stop(): Promise<void>;
+  heartbeats: (count: number) => Promise<void>;
+  stop: () => Promise<void>;
 };
 
 export type OutsiderGossip = {
-  subscribe(topic: string): void;
-  publish(topic: string, data: Uint8Array): Promise<unknown>;
-  getSubscribers(topic: string): LibPeerId[];
-  getTopics(): string[];
-  readonly streamsOutbound: Map<string, { push(bytes: Uint8Array): void }>;
+  subscribe: (topic: string) => void;
+  publish: (topic: string, data: Uint8Array) => Promise<unknown>;
+  getSubscribers: (topic: string) => LibPeerId[];
+  getTopics: () => string[];
+  readonly streamsOutbound: Map<string, { push: (bytes: Uint8Array) => void }>;
   readonly topics: Map<string, Set<string>>;
   readonly mesh: Map<string, Set<string>>;
-  handleReceivedRpc(from: LibPeerId, rpc: RPC): Promise<void>;
-  sendRpc(peer: string, rpc: Partial<RPC>): boolean;
+  handleReceivedRpc: (from: LibPeerId, rpc: RPC) => Promise<void>;
+  sendRpc: (peer: string, rpc: Partial<RPC>) => boolean;
 };
 
 export async function outsider(): Promise<Outsider> {
@@ -48,7 +48,11 @@ export async function outsider(): Promise<Outsider> {
     streamMuxers: [yamux()],
     services: {
       identify: identify(),
-      gossip: gossipsub({ globalSignaturePolicy: StrictNoSign, allowPublishToZeroTopicPeers: true, floodPublish: true }),
+      gossip: gossipsub({
+        globalSignaturePolicy: StrictNoSign,
+        allowPublishToZeroTopicPeers: true,
+        floodPublish: true,
+      }),
     },
   });
   const gossip = node.services["gossip"] as unknown as OutsiderGossip;

@@ -30,6 +30,9 @@ export const MAILBOX_LIMITS: MailboxLimits = {
   maxDepositBytes: 8 * 1024 ** 2,
 };
 
+/** Streams of one peer: it may know one relay by several addresses, one for each transport. */
+export const MAX_SESSIONS_PER_PEER = 4;
+
 /** Deposits kept of one redeemer: a request, and what its devices repeat of it. An older one makes room for a newer. */
 export const MAX_DEPOSITS_PER_REDEEMER = 4;
 

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { toHex } from "#protocols/base/bytes.ts";
 import type { EnvelopeId, TopicId } from "#protocols/base/ids.ts";
 import { inspectEnvelope, type TopicKeys } from "#protocols/envelope/envelope.ts";
-import { type Cursor, encodeFrame } from "#protocols/sync/frames.ts";
+import { type Cursor, decodeFrame, encodeFrame } from "#protocols/sync/frames.ts";
 import { SYNC_PROTOCOL } from "#protocols/sync/limits.ts";
 import type { ServerLimits } from "#protocols/sync/server.ts";
 import { verifyCustody } from "#protocols/sync/proofs.ts";
@@ -48,8 +48,8 @@ class Reader {
   readonly network;
   commits: (topic: TopicId) => Promise<void> = async () => {};
 
-  constructor(world: World, name: string, handlers: Partial<MailboxHandlers> = {}) {
-    this.network = world.wire.node(name);
+  constructor(world: World, name: string, handlers: Partial<MailboxHandlers> = {}, network = world.wire.node(name)) {
+    this.network = network;
     this.network.gossip.onEnvelope(async (_topic, envelope) => {
       this.take(envelope);
       return "accept";
@@ -343,6 +343,43 @@ describe("putting and reading", () => {
 });
 
 describe("floods", () => {
+  test("[SY7] a peer has four streams at most; a fifth ends the first", async () => {
+    const world = await new World().start();
+    const vandal = world.wire.node("vandal");
+    const streams = [];
+    for (let i = 0; i < 9; i++) streams.push(await vandal.openStream(world.network.peerId, SYNC_PROTOCOL));
+    await settle();
+    expect(world.mailbox.stats().sessions).toBe(4);
+    const ends = await Promise.all(
+      streams.slice(0, 5).map(async (stream) => [await stream.receive(), await stream.receive()]),
+    );
+    for (const [greeting, end] of ends) {
+      expect(decodeFrame(greeting!)).toMatchObject({ type: "hello" });
+      expect(decodeFrame(end!)).toEqual({ type: "bye", code: "sync/replaced" });
+    }
+    await world.clock.advance(10_000);
+    expect(world.mailbox.stats().sessions).toBe(0);
+  });
+
+  test("[SY13] one peer on two streams gets everything on both, and its puts come back to no loss", async () => {
+    const world = await new World().start();
+    const topic = await makeTopic("one");
+    const [first, bob] = [await world.reader("alice", topic), await world.reader("bob", topic)];
+    const second = new Reader(world, "alice again", {}, first.network);
+    await settle();
+    second.read(topic);
+    await settle();
+    expect(world.mailbox.stats().sessions).toBe(3);
+    const envelope = await seal(topic);
+    second.client.put([envelope]);
+    await settle();
+    expect(second.got.custody.size).toBe(1);
+    expect([first.got.entries.size, bob.got.entries.size]).toEqual([1, 1]);
+    second.client.stop();
+    await settle();
+    expect(world.network.joined).toEqual([topic.id]);
+  });
+
   const hello = encodeFrame({ type: "hello", version: 1, nonce: new Uint8Array(32), now: START });
   const unproved = (topic: TopicKeys) =>
     encodeFrame({

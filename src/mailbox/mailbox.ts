@@ -24,6 +24,7 @@ import { Directories } from "./directory.ts";
 import { Inboxes } from "./inbox.ts";
 import {
   MAILBOX_LIMITS,
+  MAX_SESSIONS_PER_PEER,
   type MailboxLimits,
   REOPEN_FIRST_MS,
   REOPEN_LAST_MS,
@@ -94,7 +95,7 @@ const GOSSIP = Symbol("gossip");
 class RunningMailbox implements Mailbox, Backend {
   readonly #options: MailboxOptions;
   readonly #limits: MailboxLimits;
-  readonly #sessions = new Map<PeerId, Session>();
+  readonly #sessions = new Set<Session>();
   readonly #topics = new Map<TopicId, Watched>();
   readonly #inboxReaders = new Map<InboxId, Set<Session>>();
   #opening: Opening | undefined;
@@ -154,6 +155,10 @@ class RunningMailbox implements Mailbox, Backend {
       onFailure: (failure) => this.#failed(shelves, failure),
     });
     const custodyKey = await crypto.ed25519.publicKey(shelves.custodySeed);
+    if (this.#stopped) {
+      await shelves.close();
+      return;
+    }
     this.#opening = {
       shelves,
       log: new EnvelopeLog(shelves, (entries) => this.#onStored(entries)),
@@ -208,7 +213,7 @@ class RunningMailbox implements Mailbox, Backend {
   }
 
   #endSessions(code: string): void {
-    for (const session of this.#sessions.values()) session.close(code);
+    for (const session of this.#sessions) session.close(code);
   }
 
   #mustBeOpen(): Opening {
@@ -225,13 +230,15 @@ class RunningMailbox implements Mailbox, Backend {
 
   #accept(stream: FrameStream, peer: PeerId): void {
     const opening = this.#opening;
-    const room = this.#sessions.has(peer) || this.#sessions.size < this.#limits.maxSessions;
-    if (!opening || !room) {
+    const theirs = [...this.#sessions].filter((session) => session.peer === peer);
+    // Those that are closing linger a while, and count.
+    const crowded = this.#sessions.size >= this.#limits.maxSessions || theirs.length >= 2 * MAX_SESSIONS_PER_PEER;
+    if (!opening || crowded) {
       stream.abort();
       return;
     }
-    // One stream a peer: a second one means that the first is dead, or that somebody wants more than their share.
-    this.#sessions.get(peer)?.close("sync/replaced");
+    // More than that means that the first ones are dead, or that somebody wants more than their share.
+    if (theirs.length >= MAX_SESSIONS_PER_PEER) theirs[0]!.close("sync/replaced");
     const { network, clock, sessionLimits } = this.#options;
     const server = openServer(
       {
@@ -252,11 +259,11 @@ class RunningMailbox implements Mailbox, Backend {
       env: () => this.#env(),
       onClose: (closed) => this.#left(closed),
     });
-    this.#sessions.set(peer, session);
+    this.#sessions.add(session);
   }
 
   #left(session: Session): void {
-    if (this.#sessions.get(session.peer) === session) this.#sessions.delete(session.peer);
+    this.#sessions.delete(session);
     for (const [topic, watched] of this.#topics) if (watched.readers.has(session)) this.#unwatchTopic(topic, session);
     for (const [inbox, readers] of this.#inboxReaders) {
       readers.delete(session);

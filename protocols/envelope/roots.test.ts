@@ -128,6 +128,8 @@ describe("conversation roots", () => {
       }),
     );
     const long = openRoot(crypto, root);
+    const lastMoment = (long.period + 4) * PERIOD_MS - long.offset - 1;
+    expect(listenPeriods(long, expiryOf(hourOf(lastMoment), "month") - 1)).toContain(long.period + 3);
     const counts = Array.from(
       { length: 7 },
       (_, day) => listenPeriods(long, START + 20 * PERIOD_MS + day * DAY_MS).length,

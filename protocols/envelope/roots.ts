@@ -88,10 +88,9 @@ export function periodAt(chain: RootChain, now: number): number {
  * mailbox. So one who was away hears what was written meanwhile, until `advance` (EN4). At most seven.
  */
 export function listenPeriods(chain: RootChain, now: number): readonly number[] {
-  const current = periodAt(chain, now);
   const alive = periodOf(chain.offset, now - MAX_LIFETIME_MS - HOUR_MS);
-  const first = Math.max(chain.period, Math.min(current - 1, alive));
-  return Array.from({ length: current + 2 - first }, (_, i) => first + i);
+  const first = Math.max(chain.period, alive);
+  return Array.from({ length: periodAt(chain, now) + 2 - first }, (_, i) => first + i);
 }
 
 /**

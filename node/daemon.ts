@@ -1,10 +1,10 @@
 import { Failure } from "#src/runtime/failure.ts";
 import { serveApi } from "./api.ts";
-import { connectDaemon } from "./api-client.ts";
-import { homeAt, readApiFile, removeApiFile, writeApiFile } from "./home.ts";
+import { homeAt, removeApiFile, writeApiFile } from "./home.ts";
 import { aborted } from "./interruption.ts";
 import { openAccount } from "./machine.ts";
 import { type Output, short } from "./output.ts";
+import { daemonOr } from "./session.ts";
 
 const DEFAULT_LISTEN = ["/ip4/0.0.0.0/tcp/0"];
 
@@ -18,15 +18,17 @@ export async function runDaemon(options: {
 }): Promise<void> {
   const { output, signal } = options;
   const home = homeAt(options.home);
-  const running = await readApiFile(home);
-  if (running !== undefined && (await connectDaemon(running)) !== undefined) {
-    throw new Failure("store/locked", `A daemon of this home runs already (process ${running.pid}).`);
+  const { daemon, opened: peer } = await daemonOr(home, signal, () =>
+    openAccount(home, {
+      passphraseFile: options.passphraseFile,
+      listen: options.listen ?? DEFAULT_LISTEN,
+      offline: false,
+    }),
+  );
+  if (daemon !== undefined) {
+    await daemon.close();
+    throw new Failure("store/locked", "A daemon of this home runs already.");
   }
-  const peer = await openAccount(home, {
-    passphraseFile: options.passphraseFile,
-    listen: options.listen ?? DEFAULT_LISTEN,
-    offline: false,
-  });
   const stopWarnings = peer.watch((event) => {
     if (event.type === "warning") output.note(`skein: ${event.message} (${event.code})`);
   });

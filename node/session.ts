@@ -7,7 +7,7 @@ import type { ACCOUNT, Input } from "./command.ts";
 import { type Home, homeAt, mustHaveAccount, readApiFile } from "./home.ts";
 
 /** A daemon that is starting holds the store before it answers, and another command ends by itself: look again so long. */
-const LOCKED_PATIENCE_MS = 3_000;
+const LOCKED_PATIENCE_MS = 5_000;
 const LOCKED_RETRY_MS = 100;
 /** Without a daemon: how long we wait for relays to open and to hand over what came meanwhile. */
 const CATCH_UP_MS = 5_000;
@@ -55,23 +55,35 @@ export async function withPeer<T>(
 }
 
 async function open(home: Home, input: AccountInput): Promise<{ session: Session; close: () => Promise<void> }> {
+  const { daemon, opened } = await daemonOr(home, input.signal, async () => {
+    // Loaded only now: with a daemon, a command needs neither the protocols nor the network.
+    const { openAccount } = await import("./machine.ts");
+    return openAccount(home, {
+      passphraseFile: input.values["passphrase-file"],
+      listen: [],
+      offline: input.values.offline === true,
+    });
+  });
+  const peer = daemon ?? opened;
+  return { session: { peer, daemon }, close: () => peer.close() };
+}
+
+type DaemonOr<T> =
+  | { readonly daemon: DaemonPeer; readonly opened?: never }
+  | { readonly daemon?: never; readonly opened: T };
+
+/** The daemon of `home` if there is one, else what `open` gives, which is tried again while somebody else has the store. */
+export async function daemonOr<T>(home: Home, signal: AbortSignal, open: () => Promise<T>): Promise<DaemonOr<T>> {
   const deadline = performance.now() + LOCKED_PATIENCE_MS;
   for (;;) {
     const api = await readApiFile(home);
     const daemon = api === undefined ? undefined : await connectDaemon(api);
-    if (daemon !== undefined) return { session: { peer: daemon, daemon }, close: () => daemon.close() };
+    if (daemon !== undefined) return { daemon };
     try {
-      // Loaded only now: with a daemon, a command needs neither the protocols nor the network.
-      const { openAccount } = await import("./machine.ts");
-      const peer = await openAccount(home, {
-        passphraseFile: input.values["passphrase-file"],
-        listen: [],
-        offline: input.values.offline === true,
-      });
-      return { session: { peer, daemon: undefined }, close: () => peer.close() };
+      return { opened: await open() };
     } catch (error) {
       const locked = error instanceof Failure && error.code === "store/locked";
-      if (!locked || performance.now() > deadline || input.signal.aborted) throw error;
+      if (!locked || performance.now() > deadline || signal.aborted) throw error;
       await pause(LOCKED_RETRY_MS);
     }
   }

@@ -224,6 +224,15 @@ describe("the end", () => {
     expect(await stage.run("contacts", "cy", "--offline")).toHaveLength(2);
   });
 
+  test("a daemon and a command that start together both get their turn", async () => {
+    const [daemon, contacts] = await Promise.all([
+      stage.ready("daemon", "cy", ...LOOPBACK),
+      stage.run("contacts", "cy", "--offline"),
+    ]);
+    expect(contacts).toHaveLength(2);
+    expect(await daemon.stop()).toBe(0);
+  });
+
   test("SIGTERM and SIGINT end everything well, and nothing is left lying about", async () => {
     expect(await watches.ada.stop("SIGINT")).toBe(0);
     expect(await daemons.ada.stop("SIGINT")).toBe(0);

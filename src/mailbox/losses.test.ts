@@ -247,7 +247,7 @@ describe("losses", () => {
       };
       await fc.assert(
         fc.asyncProperty(steps, fc.nat(), (plan, seed) => run(plan, diceOf(seed))),
-        { numRuns: LONG ? 1_000 : 40 },
+        { numRuns: LONG ? 500 : 40 },
       );
       expect(Object.entries(seen).filter(([, count]) => count <= 10)).toEqual([]);
     },

@@ -29,7 +29,9 @@ import {
   isEphemeral,
   isIndexed,
   MAX_PARENTS,
+  MAX_RELAYS,
   mergeReceipts,
+  nameSchema,
   receive as receiveClock,
   receiptOf,
   type Receipts,
@@ -56,7 +58,7 @@ import {
   verifyDeviceList,
 } from "#protocols/identity/identity.ts";
 import { openRequest, relation, type Relation, requestsSchema, withRequest } from "./contact.ts";
-import { addressesSchema, type Invite, MAX_NAME_BYTES, redemptionProof } from "./invite.ts";
+import { addressesSchema, type Invite, redemptionProof } from "./invite.ts";
 import { type DirectPayload, type Opened, openPayload, type Pairs, sealEvent, type Self } from "./message.ts";
 import { type DevicePair, newPair } from "./pair.ts";
 import { answerOffer, dueOffer, finishOffer } from "./rekey.ts";
@@ -82,8 +84,8 @@ export const directSchema = struct({
   contact: id<AccountId>(),
   conversation: id<ConversationId>(),
   addedAt: uint(),
-  name: text(MAX_NAME_BYTES),
-  nickname: optional(text(MAX_NAME_BYTES)),
+  name: nameSchema,
+  nickname: optional(nameSchema),
   requests: requestsSchema,
   devices: deviceListSchema,
   relays: addressesSchema,
@@ -508,6 +510,17 @@ function receiptToSend(received: Receipts): Receipts {
   return received.slice(0, MAX_RECEIPT_SENDERS).map((entry) => trimReceipt(entry));
 }
 
+/**
+ * Forgets the periods that are over. Only when the mailboxes have been read to their end: what lies there unread on an older
+ * topic could never be opened again (EN4).
+ */
+export function forgetPeriods(state: DirectState, env: Env): Step {
+  const { direct } = state;
+  assert(direct !== undefined, "the conversation exists");
+  const roots = advanceRoots(env.crypto, direct.roots, env.now);
+  return { state: roots === direct.roots ? state : { ...state, direct: { ...direct, roots } }, effects: [] };
+}
+
 /** Marks everything received of `device` up to `index` as read. */
 export function markRead(direct: Direct, device: DeviceId, index: number): Direct {
   const received = mergeReceipts(direct.received, [{ device, delivered: 0, ranges: [], read: index }]);
@@ -598,7 +611,6 @@ async function take(state: DirectState, opened: Opened, env: StepEnv): Promise<O
   const heard: Direct = {
     ...direct,
     clock: receiveClock(direct.clock, event.time, env.now),
-    roots: advanceRoots(env.crypto, direct.roots, env.now),
   };
   if (event.index === 0) return act({ state: { ...state, direct: heard }, effects: [] }, opened, env);
 
@@ -644,7 +656,7 @@ async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<S
     case "relays": {
       if (opened.event.author !== direct.contact) return done;
       const kept = direct.relays.filter((relay) => !body.remove.includes(relay) && !body.add.includes(relay));
-      return becoming({ relays: [...body.add, ...kept].slice(0, 3) });
+      return becoming({ relays: [...body.add, ...kept].slice(0, MAX_RELAYS) });
     }
     case "profile":
       return opened.event.author === direct.contact ? becoming({ name: body.name }) : done;

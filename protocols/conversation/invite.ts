@@ -4,19 +4,15 @@
  */
 import { base64urlnopad } from "@scure/base";
 import { fromHex, utf8 } from "#protocols/base/bytes.ts";
-import { bytes, decode, encode, id, type Infer, list, literal, struct, text, uint } from "#protocols/base/codec.ts";
+import { bytes, decode, encode, id, type Infer, list, literal, struct, uint } from "#protocols/base/codec.ts";
 import type { AccountId, InboxId } from "#protocols/base/ids.ts";
 import { isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import { sign, verify } from "#protocols/base/sign.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
 import { decodeBundle, verifyBundle } from "#protocols/handshake/handshake.ts";
 import { type DeviceKeys, deviceListSchema, verifyDeviceList } from "#protocols/identity/identity.ts";
-import { MAX_BUNDLE_BYTES } from "./pair.ts";
+import { addressSchema, MAX_BUNDLE_BYTES, MAX_RELAYS, nameSchema } from "#protocols/content/content.ts";
 
-/** Relays one person names: reachability with two down, and a bound on what a link makes us dial. */
-export const MAX_RELAYS = 3;
-export const MAX_ADDRESS_BYTES = 256;
-export const MAX_NAME_BYTES = 64;
 export const MAX_USES = 1000;
 /** Longest life of an invite. Its prekeys live as long. */
 export const MAX_INVITE_LIFETIME_MS = 30 * 24 * 3_600_000;
@@ -24,12 +20,12 @@ export const MAX_INVITE_LIFETIME_MS = 30 * 24 * 3_600_000;
 export const MAX_LINK_LENGTH = 24 * 1024;
 const LINK_PREFIX = "skein:invite#";
 
-export const addressesSchema = list(text(MAX_ADDRESS_BYTES), MAX_RELAYS);
+export const addressesSchema = list(addressSchema, MAX_RELAYS);
 
 export const inviteSchema = struct({
   version: literal(1),
   account: id<AccountId>(),
-  name: text(MAX_NAME_BYTES),
+  name: nameSchema,
   list: deviceListSchema,
   /** Names the invite at its maker: its prekeys, its uses. */
   inviteId: bytes(16),

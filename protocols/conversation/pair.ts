@@ -5,6 +5,7 @@
 import { compareBytes, equalBytes } from "#protocols/base/bytes.ts";
 import { bytes, id, type Infer, list, optional, struct, uint } from "#protocols/base/codec.ts";
 import type { AccountId, DeviceId } from "#protocols/base/ids.ts";
+import { MAX_BUNDLE_BYTES } from "#protocols/content/content.ts";
 import { type RatchetState, ratchetSchema } from "#protocols/ratchet/ratchet.ts";
 
 /** Sessions of one device pair. More never arise honestly: each costs a handshake, at most one an hour (CV12). */
@@ -12,8 +13,6 @@ export const MAX_SESSIONS = 5;
 
 /** An initiator's sealed initial message: PQXDH with its KEM ciphertext and certificate. */
 export const MAX_INIT_BYTES = 4096;
-
-export const MAX_BUNDLE_BYTES = 8192;
 
 const sessionSchema = struct({
   /** Names the session on both sides. */

@@ -34,6 +34,10 @@ type Mailbox = {
   readonly users: Set<AccountId>;
   state: RelayState;
   reason: string | undefined;
+  /** Topics read to their end on this connection. */
+  readonly caughtUp: Set<TopicId>;
+  /** Topics asked for. */
+  readonly topics: Map<TopicId, AccountId>;
   /** Their clock less ours, milliseconds, once they have said. */
   skew: number | undefined;
 };
@@ -81,7 +85,7 @@ export class Mailboxes {
     for (const address of addresses) {
       const box = this.#open(address);
       if (box === undefined) continue;
-      for (const keys of topics) this.#subscribe(box, keys);
+      for (const keys of topics) this.#subscribe(box, account, keys);
       if (box.users.has(account)) continue;
       box.users.add(account);
       if (box.state === "open") this.#handlers.reached(account);
@@ -92,8 +96,22 @@ export class Mailboxes {
   }
 
   drop(topics: readonly TopicId[]): void {
-    for (const { client } of this.#boxes.values()) {
-      for (const topic of topics) client.unsubscribe(topic);
+    for (const { client, ...box } of this.#boxes.values()) {
+      for (const topic of topics) {
+        client.unsubscribe(topic);
+        box.topics.delete(topic);
+        box.caughtUp.delete(topic);
+      }
+    }
+  }
+
+  /** Whether every mailbox of this conversation is open and read to its end, so that nothing lies there unseen. */
+  caughtUp(account: AccountId): boolean {
+    const boxes = [...this.#boxes.values()].filter(({ users }) => users.has(account));
+    return boxes.length > 0 && boxes.every(isRead);
+
+    function isRead({ state, topics, caughtUp }: Mailbox): boolean {
+      return state === "open" && [...topics].every(([topic, user]) => user !== account || caughtUp.has(topic));
     }
   }
 
@@ -154,7 +172,9 @@ export class Mailboxes {
     return client ? client.deposit(deposit) : reject("sync/not-open");
   }
 
-  #subscribe(box: Mailbox, keys: TopicKeys): void {
+  #subscribe(box: Mailbox, account: AccountId, keys: TopicKeys): void {
+    if (box.topics.has(keys.id)) return;
+    box.topics.set(keys.id, account);
     const key = `${box.address}/${keys.id}`;
     const { driver } = this.#world;
     void driver.read((tx) => tx.get(cursorTable, key)).then(
@@ -193,6 +213,7 @@ export class Mailboxes {
         custody: ({ ids, until, mailbox }) => handlers.custody(mailbox, ids, until),
         rejected: (id, code) => handlers.refused(address, id, code),
         deposits: (items) => handlers.deposits(items.map(({ deposit }) => deposit)),
+        caughtUp: (topic) => void box.caughtUp.add(topic),
         networkTime: (ms) => {
           box.skew = ms - clock.now();
         },
@@ -201,13 +222,14 @@ export class Mailboxes {
           box.state = state;
           box.reason = reason;
           if (before === state) return;
+          if (before === "open") box.caughtUp.clear();
           this.#world.tell({ type: "relay", address, state });
           if (state === "open") handlers.opened(address);
           else if (before === "open") handlers.closed(address);
         },
       },
     });
-    const box: Mailbox = { address, client, users: new Set(), state: "connecting", reason: undefined, skew: undefined };
+    const box: Mailbox = { address, client, users: new Set(), state: "connecting", reason: undefined, caughtUp: new Set(), topics: new Map(), skew: undefined };
     this.#boxes.set(address, box);
     client.start();
     return box;

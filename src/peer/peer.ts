@@ -9,9 +9,9 @@
 import type { AccountId, ConversationId, EventId } from "#protocols/base/ids.ts";
 import { isReject } from "#protocols/base/reject.ts";
 import { relation } from "#protocols/conversation/contact.ts";
-import { answer, type Direct, highestRead, markRead, redeem, say } from "#protocols/conversation/direct.ts";
-import { decodeInvite, MAX_RELAYS } from "#protocols/conversation/invite.ts";
-import { isAddress, isMessageText, MAX_TEXT_BYTES } from "#protocols/content/content.ts";
+import { answer, type Direct, forgetPeriods, highestRead, markRead, redeem, say } from "#protocols/conversation/direct.ts";
+import { decodeInvite } from "#protocols/conversation/invite.ts";
+import { isAddress, isMessageText, MAX_RELAYS, MAX_TEXT_BYTES } from "#protocols/content/content.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import { Delivery } from "./delivery.ts";
 import { type Outcome, Directs } from "./directs.ts";
@@ -139,7 +139,12 @@ export class RunningPeer implements Peer {
   /** Hourly: periods turn, prekeys rotate. */
   async #turn(): Promise<void> {
     if (await this.#prekeys.upkeep()) this.#mailboxes.ownOpen().forEach((client) => this.#prekeys.publish(client));
-    for (const direct of await this.#directs.all()) await this.#topics.refresh(direct);
+    for (const direct of await this.#directs.all()) {
+      if (this.#mailboxes.caughtUp(direct.contact)) {
+        await this.#directs.step(direct.contact, {}, async (state, env) => forgetPeriods(state, env));
+      }
+      await this.#topics.refresh(direct);
+    }
   }
 
   async #carry(account: AccountId): Promise<void> {

@@ -28,7 +28,7 @@ function gated(): { readonly disk: MemoryDisk; readonly gate: SyncGate } {
 
 describe("a failed commit", () => {
   const faults: readonly CommitFault[] = ["failed", "unknown-lost", "unknown-kept"];
-  test.each(faults)("%s: every step not on the disk is discarded, and later ones reread", async (fault) => {
+  test.each(faults)("RT8: %s: every step not on the disk is discarded, and later ones reread", async (fault) => {
     const { disk, gate } = gated();
     let failAt = -1;
     const { driver, host } = await openRig({ disk, plan: { faultAt: (n) => (n === failAt ? fault : undefined) } });
@@ -66,7 +66,7 @@ describe("a failed commit", () => {
     expect(await driver.run(["a"], (tx) => count(tx, "a"))).toBe(fault === "unknown-kept" ? 3 : 2);
   });
 
-  test("reads that it interrupts begin again on the reopened store", async () => {
+  test("RT8: reads that it interrupts begin again on the reopened store", async () => {
     let failAt = -1;
     const { driver, host } = await openRig({ plan: { faultAt: (n) => (n === failAt ? "failed" : undefined) } });
     await driver.run(["a"], async (tx) => tx.put(notes, "n", { text: "kept" }));
@@ -80,7 +80,7 @@ describe("a failed commit", () => {
     expect(await read).toEqual({ text: "kept" });
   });
 
-  test("opening anew is tried with growing pauses; runs wait for it", async () => {
+  test("RT8: opening anew is tried with growing pauses; runs wait for it", async () => {
     let failAt = -1;
     const locked = new Failure("store/locked", "planned", { retryable: true });
     const { driver, host, clock } = await openRig({
@@ -105,7 +105,7 @@ describe("a failed commit", () => {
     expect(driver.state).toBe("open");
   });
 
-  test("after the last attempt it stops: everything is refused, closing works", async () => {
+  test("RT8: after the last attempt it stops: everything is refused, closing works", async () => {
     let failAt = -1;
     const { driver, host, clock } = await openRig({
       plan: {
@@ -126,14 +126,14 @@ describe("a failed commit", () => {
     expect(driver.state).toBe("closed");
   });
 
-  test("a cached value that does not fit its schema fails its batch, and the driver goes on", async () => {
+  test("RT8: a cached value that does not fit its schema fails its batch, and the driver goes on", async () => {
     const { driver } = await openRig();
     const bad = driver.run(["a"], async (tx) => tx.put(counters, "a", -1));
     await expect(bad).rejects.toThrow("uint in range");
     expect(await driver.run(["a"], (tx) => count(tx, "a"))).toBe(1);
   });
 
-  test("another store in the place of ours is not written to", async () => {
+  test("RT11: another store in the place of ours is not written to", async () => {
     const { disk: other } = await openRig({ seed: "other" }).then(async (rig) => (await rig.driver.close(), rig));
     const ours = new MemoryDisk();
     let swapped = false;
@@ -180,7 +180,7 @@ describe("a full disk", () => {
     return rig;
   }
 
-  test("refuses what puts something, at once and retryable; reads and deletions go on", async () => {
+  test("RT9: refuses what puts something, at once and retryable; reads and deletions go on", async () => {
     const { driver } = await filled();
     expect(driver.state).toBe("full");
     const refused = driver.run(["a"], (tx) => count(tx, "a"));
@@ -191,7 +191,7 @@ describe("a full disk", () => {
     expect(await driver.read((tx) => tx.get(notes, "old"))).toBeUndefined();
   });
 
-  test("is tried again by the clock until there is room", async () => {
+  test("RT9: is tried again by the clock until there is room", async () => {
     const { driver, host, clock } = await filled();
     const states: DriverState[] = [];
     driver.onState((state) => states.push(state));
@@ -208,7 +208,7 @@ describe("a full disk", () => {
     expect(await driver.run(["a"], (tx) => count(tx, "a"))).toBe(2);
   });
 
-  test("that cannot even be opened refuses everything until it can", async () => {
+  test("RT9: that cannot even be opened refuses everything until it can", async () => {
     let full = false;
     const { driver, host, clock } = await openRig({
       plan: {
@@ -235,7 +235,7 @@ describe("a full disk", () => {
 });
 
 describe("the fence", () => {
-  test("asked before the commit: nothing is written and all is over", async () => {
+  test("RT10: asked before the commit: nothing is written and all is over", async () => {
     let mine = true;
     const { driver, host } = await openRig({ fence: () => mine });
     const commits = host.commits;
@@ -250,7 +250,7 @@ describe("the fence", () => {
     await driver.close();
   });
 
-  test("asked before the release: what came down meanwhile sends nothing", async () => {
+  test("RT10: asked before the release: what came down meanwhile sends nothing", async () => {
     const { disk, gate } = gated();
     let mine = true;
     const { driver } = await openRig({ disk, fence: () => mine });
@@ -273,7 +273,7 @@ describe("the fence", () => {
 });
 
 describe("closing", () => {
-  test("lets admitted steps finish, refuses new ones and frees the store", async () => {
+  test("RT12: lets admitted steps finish, refuses new ones and frees the store", async () => {
     const { disk, gate } = gated();
     const { driver } = await openRig({ disk, limits: { steps: 1 } });
     gate.shut();
@@ -293,7 +293,7 @@ describe("closing", () => {
     expect(clock.timers).toBe(0);
   });
 
-  test("does not wait for a store that cannot be reopened", async () => {
+  test("RT12: does not wait for a store that cannot be reopened", async () => {
     let failAt = -1;
     const { driver, host, clock } = await openRig({
       plan: {
@@ -310,7 +310,7 @@ describe("closing", () => {
     expect(clock.timers).toBe(0);
   });
 
-  test("a body that hangs is reported, once a period", async () => {
+  test("RT4: a body that hangs is reported, once a period", async () => {
     const { driver, clock } = await openRig({ limits: { slowStepMs: 1_000 } });
     const told: string[] = [];
     driver.onFailure((failure) => told.push(failure.code));

@@ -119,7 +119,7 @@ function checkEndings(watched: readonly Watched[], held: ReadonlySet<number>, ma
 
 const fault: fc.Arbitrary<CommitFault> = fc.constantFrom("failed", "unknown-lost", "unknown-kept", "full");
 
-test("commits that fail: what is on the disk is a prefix, and what was resolved is on it", async () => {
+test("RT1 RT2 RT3 RT8: commits that fail: what is on the disk is a prefix, and what was resolved is on it", async () => {
   let faultsHit = 0;
   const faults = fc.dictionary(fc.integer({ min: 1, max: 12 }).map(String), fault, { maxKeys: 5 });
   await fc.assert(
@@ -161,7 +161,7 @@ test("commits that fail: what is on the disk is a prefix, and what was resolved 
   expect(faultsHit).toBeGreaterThan(RUNS / 4);
 });
 
-test("a process that dies: every resolved step survives, and nothing was released of the others", async () => {
+test("RT1 RT2 RT3: a process that dies: every resolved step survives, and nothing was released of the others", async () => {
   let lost = 0;
   let kept = 0;
   const crashes = fc.record({
@@ -216,7 +216,7 @@ test("a process that dies: every resolved step survives, and nothing was release
   expect(kept).toBeGreaterThan(0);
 });
 
-test("over failures, crashes and restarts no key and nonce encrypt twice", async () => {
+test("RT16: over failures, crashes and restarts no key and nonce encrypt twice", async () => {
   const pairs = new Set<string>();
   const chacha = SUITE.chacha20poly1305;
   const crypto = {

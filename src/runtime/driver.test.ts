@@ -27,7 +27,7 @@ function gated(): { readonly disk: MemoryDisk; readonly gate: SyncGate } {
 }
 
 describe("a step", () => {
-  test("resolves with its result, sees its own writes, and the next step sees them", async () => {
+  test("RT5: resolves with its result, sees its own writes, and the next step sees them", async () => {
     const { driver } = await openRig();
     const seen = await driver.run(["a"], async (tx) => {
       await count(tx, "a");
@@ -39,7 +39,7 @@ describe("a step", () => {
     expect(await driver.run(["a"], (tx) => count(tx, "a"))).toBe(2);
   });
 
-  test("whose body throws changes nothing, releases nothing and frees its locks", async () => {
+  test("RT1: whose body throws changes nothing, releases nothing and frees its locks", async () => {
     const { driver, host } = await openRig();
     const commits = host.commits;
     const failing = driver.run(["a"], async (tx) => {
@@ -55,7 +55,7 @@ describe("a step", () => {
     expect(host.commits).toBe(commits + 1);
   });
 
-  test("without writes touches no disk, but waits for what it has read", async () => {
+  test("RT3: without writes touches no disk, but waits for what it has read", async () => {
     const { disk, gate } = gated();
     const { driver, host } = await openRig({ disk });
     const commits = host.commits;
@@ -73,7 +73,7 @@ describe("a step", () => {
     expect(order).toEqual(["write", "read 1"]);
   });
 
-  test("does not start another, nor use its tx when it is over", async () => {
+  test("RT4: does not start another, nor use its tx when it is over", async () => {
     const { driver } = await openRig();
     await expect(driver.run([], () => driver.run([], async () => 1))).rejects.toThrow("does not start another");
     let leaked: Tx | undefined;
@@ -85,7 +85,7 @@ describe("a step", () => {
     expect(() => leaked!.release(() => {})).toThrow("not over");
   });
 
-  test("writes only under the lock its table names, and only what fits the schema", async () => {
+  test("RT4: writes only under the lock its table names, and only what fits the schema", async () => {
     const { driver } = await openRig();
     await expect(driver.run(["b"], (tx) => count(tx, "a"))).rejects.toThrow("holds its lock");
     await expect(driver.run(["b"], (tx) => tx.append(lines, "a", ""))).rejects.toThrow("holds its lock");
@@ -96,7 +96,7 @@ describe("a step", () => {
     await expect(driver.run([], (tx) => tx.get(clash, "n"))).rejects.toThrow("is note, not other");
   });
 
-  test("holding a lock of another waits for its body, not for its disk; disjoint ones run side by side", async () => {
+  test("RT4: holding a lock of another waits for its body, not for its disk; disjoint ones run side by side", async () => {
     const { disk, gate } = gated();
     const { driver } = await openRig({ disk });
     gate.shut();
@@ -121,7 +121,7 @@ describe("a step", () => {
 });
 
 describe("batches", () => {
-  test("while one is being synced the next collects: two commits for a hundred steps", async () => {
+  test("RT2: while one is being synced the next collects: two commits for a hundred steps", async () => {
     const { disk, gate } = gated();
     const { driver, host } = await openRig({ disk });
     const before = host.commits;
@@ -137,7 +137,7 @@ describe("batches", () => {
     expect(host.commits).toBe(before + 2);
   });
 
-  test("a hot record is encrypted once a batch", async () => {
+  test("RT7: a hot record is encrypted once a batch", async () => {
     const { disk, gate } = gated();
     let seals = 0;
     const chacha = SUITE.chacha20poly1305;
@@ -160,7 +160,7 @@ describe("batches", () => {
     expect(seals).toBe(1);
   });
 
-  test("effects come after the disk, in the order of the steps, before run resolves", async () => {
+  test("RT3: effects come after the disk, in the order of the steps, before run resolves", async () => {
     const { disk, gate } = gated();
     const { driver } = await openRig({ disk });
     gate.shut();
@@ -182,7 +182,7 @@ describe("batches", () => {
     expect(order.indexOf("2x")).toBeLessThan(order.indexOf("run x"));
   });
 
-  test("an effect that throws is its own step's: the step is on the disk, and others are released", async () => {
+  test("RT3: an effect that throws is its own step's: the step is on the disk, and others are released", async () => {
     const { driver } = await openRig();
     const bad = driver.run(["a"], async (tx) => {
       await count(tx, "a");
@@ -196,7 +196,7 @@ describe("batches", () => {
     expect(await driver.read((tx) => tx.get(counters, "a"))).toBe(1);
   });
 
-  test("read shows only what is on the disk", async () => {
+  test("RT5: read shows only what is on the disk", async () => {
     const { disk, gate } = gated();
     const { driver } = await openRig({ disk });
     await driver.run(["a"], (tx) => count(tx, "a"));
@@ -215,7 +215,7 @@ describe("batches", () => {
     expect(await look()).toEqual([2, [{ n: 0, value: "row" }], [{ text: "note" }]]);
   });
 
-  test("steps past the limit wait, those past the queue are refused", async () => {
+  test("RT6: steps past the limit wait, those past the queue are refused", async () => {
     const { disk, gate } = gated();
     const { driver } = await openRig({ disk, limits: { steps: 3, waitingSteps: 2 } });
     gate.shut();
@@ -234,7 +234,7 @@ describe("batches", () => {
     expect(await outcomes).toEqual([0, 1, 2, 3, 4, "driver/overloaded"]);
   });
 
-  test("a batch is full at its bytes", async () => {
+  test("RT6: a batch is full at its bytes", async () => {
     const { disk, gate } = gated();
     const { driver } = await openRig({ disk, limits: { batchBytes: 100 } });
     gate.shut();

@@ -36,7 +36,7 @@ describe("a disk that fills up", () => {
     return levelStoreHost(path, { marginBytes: 2 * MIB, ballastBytes: MIB, freeBytes: async () => free.bytes });
   }
 
-  test("below the margin what puts is refused, what makes room is not, and nothing breaks", async () => {
+  test("RT9: below the margin what puts is refused, what makes room is not, and nothing breaks", async () => {
     const free = { bytes: 100 * MIB };
     const host = limited(free);
     let store = await host.open();
@@ -56,7 +56,7 @@ describe("a disk that fills up", () => {
     await store.close();
   });
 
-  test("a commit that would take the last of the margin is refused before it", async () => {
+  test("RT9: a commit that would take the last of the margin is refused before it", async () => {
     const store = await limited({ bytes: 3 * MIB }).open();
     await expect(store.commit([put("big", MIB + 1)])).rejects.toMatchObject({ code: "store/full" });
     await store.close();
@@ -76,7 +76,7 @@ describe("a disk that fills up", () => {
   });
 
   test.skipIf(!canMount)(
-    "really: LevelDB meets it, the ballast goes, room comes: nothing acknowledged is lost",
+    "RT9: really: LevelDB meets it, the ballast goes, room comes: nothing acknowledged is lost",
     async () => {
       const command = `mount -t tmpfs -o size=24m tmpfs "$1" && exec "$2" "$3" "$1"`;
       const shell = ["sh", "-c", command, "sh", folder, process.execPath, script];
@@ -103,7 +103,7 @@ describe("damage", () => {
     await repaired.close();
   });
 
-  test("a store that has lost its CURRENT file is not taken for a new one", async () => {
+  test("RT20: a store that has lost its CURRENT file is not taken for a new one", async () => {
     const store = await levelStoreHost(path).open();
     await store.commit([put("a")]);
     await store.close();

@@ -4,7 +4,7 @@ import { Locks } from "./locks.ts";
 
 const RUNS = process.env["SKEIN_LONG"] === "1" ? 5_000 : 300;
 
-test("holders of one name never overlap, disjoint ones do, and nobody waits for ever", async () => {
+test("RT4: holders of one name never overlap, disjoint ones do, and nobody waits for ever", async () => {
   const names = fc.uniqueArray(fc.constantFrom("a", "b", "c", "d"));
   await fc.assert(
     fc.asyncProperty(fc.array(fc.record({ names, turns: fc.nat(5) }), { maxLength: 40 }), async (requests) => {
@@ -37,7 +37,7 @@ test("holders of one name never overlap, disjoint ones do, and nobody waits for 
   );
 });
 
-test("a request waits for all its names, and those behind it do not overtake it", async () => {
+test("RT4: a request waits for all its names, and those behind it do not overtake it", async () => {
   const locks = new Locks();
   const granted: string[] = [];
   const holdA = await locks.acquire(["a"]);

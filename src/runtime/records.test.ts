@@ -15,7 +15,7 @@ const hot = table({ name: "hot", number: 2, version: 1, cached: true, schema: ui
 const lines = log({ name: "lines", number: 3, version: 1, schema: uint() });
 
 describe("logs", () => {
-  test("a position is never given out again, deleted and restarted or not", async () => {
+  test("RT13: a position is never given out again, deleted and restarted or not", async () => {
     const disk = new MemoryDisk();
     let { driver } = await openRig({ disk });
     const append = () => driver.run(["l"], (tx) => tx.append(lines, "p", 1));
@@ -44,7 +44,7 @@ describe("logs", () => {
     expect(await append()).toBe(10);
   });
 
-  test("a row appended and deleted in one step keeps its position", async () => {
+  test("RT13: a row appended and deleted in one step keeps its position", async () => {
     const disk = new MemoryDisk();
     const { driver } = await openRig({ disk });
     await driver.run(["l"], async (tx) => tx.deleteAt(lines, "p", await tx.append(lines, "p", 1)));
@@ -53,7 +53,7 @@ describe("logs", () => {
     expect(await again.run(["l"], (tx) => tx.append(lines, "p", 1))).toBe(1);
   });
 
-  test("appends of one step side by side get positions of their own; parents do not share them", async () => {
+  test("RT13: appends of one step side by side get positions of their own; parents do not share them", async () => {
     const { driver } = await openRig();
     const positions = await driver.run(["l"], (tx) =>
       Promise.all(["p", "p", "q", "p", "q"].map((parent) => tx.append(lines, parent, 0))),
@@ -152,7 +152,7 @@ describe("what a step sees", () => {
     }
   }
 
-  test("is the same, whether it stands in the step, the batch, the commit under way or the store", async () => {
+  test("RT5: is the same, whether it stands in the step, the batch, the commit under way or the store", async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(move, { maxLength: 12 }), async (moves) => {
         const gate = new SyncGate();
@@ -198,7 +198,7 @@ describe("schemas", () => {
     older: [{ version: 1, schema: v1.schema, upgrade: (old: { name: string }) => ({ ...old, age: 0 }) }],
   });
 
-  test("older records are read as the newest and stay older on the disk until written", async () => {
+  test("RT14: older records are read as the newest and stay older on the disk until written", async () => {
     const disk = new MemoryDisk();
     const { driver } = await openRig({ disk });
     await driver.run([], async (tx) => tx.put(v1, "a", { name: "old" }));
@@ -209,7 +209,7 @@ describe("schemas", () => {
     await expect(driver.read((tx) => tx.get(v1, "a"))).rejects.toMatchObject({ code: "store/unknown-schema" });
   });
 
-  test("a record that does not open or decode is store/damaged-record, and the rest goes on", async () => {
+  test("RT17: a record that does not open or decode is store/damaged-record, and the rest goes on", async () => {
     const disk = new MemoryDisk();
     const { driver } = await openRig({ disk });
     await driver.run([], async (tx) => {
@@ -221,7 +221,7 @@ describe("schemas", () => {
     expect(await driver.read((tx) => tx.get(plain, "b"))).toBe(2);
   });
 
-  test("tables are declared within their numbers and versions", () => {
+  test("RT15: tables are declared within their numbers and versions", () => {
     const schema = uint();
     expect(() => table({ name: "x", number: 0, version: 1, schema })).toThrow("number");
     expect(() => table({ name: "x", number: 240, version: 1, schema })).toThrow("number");
@@ -235,7 +235,7 @@ describe("at rest", () => {
   const secrets = table({ name: "secret-table-name", number: 9, version: 1, schema: struct({ text: text(200) }) });
   const diary = log({ name: "secret-log-name", number: 10, version: 1, schema: struct({ text: text(200) }) });
 
-  test("the disk holds no plaintext, name, id or key, nor anything that two stores share", async () => {
+  test("RT18: the disk holds no plaintext, name, id or key, nor anything that two stores share", async () => {
     const id = "0123456789abcdef".repeat(4);
     const words = ["Meet me at the old bridge", "alice@example.org", id];
     const secretBytes: Uint8Array[] = [];
@@ -267,7 +267,7 @@ describe("at rest", () => {
     expect(theirs.filter(([key]) => shared.has(toHex(key))).map(([key]) => toHex(key))).toEqual(["00"]);
   });
 
-  test("a changed passphrase or platform key takes over, in a driver that runs", async () => {
+  test("RT21: a changed passphrase or platform key takes over, in a driver that runs", async () => {
     const { driver, disk, host } = await openRig();
     await driver.run([], async (tx) => tx.put(plain, "a", 1));
     const next = { platformKey: new Uint8Array(32).fill(8) };
@@ -283,7 +283,7 @@ describe("at rest", () => {
     expect(await again.read((tx) => tx.get(plain, "a"))).toBe(1);
   });
 
-  test("a changed key whose commit fails after all leaves a store that goes on", async () => {
+  test("RT21: a changed key whose commit fails after all leaves a store that goes on", async () => {
     for (const fault of ["unknown-kept", "unknown-lost"] as const) {
       let failAt = -1;
       const { driver, host } = await openRig({ plan: { faultAt: (n) => (n === failAt ? fault : undefined) } });

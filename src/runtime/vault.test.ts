@@ -48,7 +48,7 @@ describe("unlocking", () => {
     expect(await failure(open(store, UNLOCK))).toBe("opened");
   });
 
-  test("a damaged header is told from a wrong passphrase, whichever byte it is", async () => {
+  test("RT20: a damaged header is told from a wrong passphrase, whichever byte it is", async () => {
     const store = await freshStore();
     (await open(store, UNLOCK)).close();
     const header = (await store.get(HEADER_KEY))!;
@@ -64,14 +64,14 @@ describe("unlocking", () => {
     }
   });
 
-  test("records without a header are damage: no new key is made over them", async () => {
+  test("RT20: records without a header are damage: no new key is made over them", async () => {
     const store = await freshStore();
     await store.commit([{ type: "put", key: Uint8Array.of(7, 7), value: new Uint8Array(40) }]);
     expect(await failure(open(store, UNLOCK))).toBe("vault/damaged");
     expect(await store.get(HEADER_KEY)).toBeUndefined();
   });
 
-  test("weaker and absurd parameters are refused before any work, though the header is whole", async () => {
+  test("RT19: weaker and absurd parameters are refused before any work, though the header is whole", async () => {
     const cost = struct({ memoryKiB: uint(), iterations: uint(), parallelism: uint() });
     const wrappingSchema = struct({ version: literal(1), salt: bytes(16), cost: optional(cost) });
     const schema = struct({ wrapping: wrappingSchema, wrappedKey: bytes(48), check: bytes(8) });
@@ -102,7 +102,7 @@ describe("unlocking", () => {
     expect(await failure(open(store, PASSPHRASE))).toBe("vault/wrong-passphrase");
   });
 
-  test("rewrapping keeps the data key, needs the current key, and leaves the old one useless", async () => {
+  test("RT21: rewrapping keeps the data key, needs the current key, and leaves the old one useless", async () => {
     const store = await freshStore();
     const vault = await open(store, UNLOCK);
     const key = vault.storeKey(1, "x", 17);
@@ -118,7 +118,7 @@ describe("unlocking", () => {
     expect((await again.open(key, sealed)).plaintext).toEqual(utf8("kept"));
   });
 
-  test("a rewrapping whose commit nobody knows the outcome of still belongs", async () => {
+  test("RT21: a rewrapping whose commit nobody knows the outcome of still belongs", async () => {
     const store = await freshStore();
     const vault = await open(store, UNLOCK);
     const other = { platformKey: new Uint8Array(32).fill(9) };
@@ -132,7 +132,7 @@ describe("unlocking", () => {
 });
 
 describe("values", () => {
-  test("open only in their place, under their version, unchanged", async () => {
+  test("RT17: open only in their place, under their version, unchanged", async () => {
     const vault = await open(await freshStore(), UNLOCK);
     await fc.assert(
       fc.asyncProperty(
@@ -157,7 +157,7 @@ describe("values", () => {
     );
   });
 
-  test("of earlier starts open in a later one, however many there were", async () => {
+  test("RT17: of earlier starts open in a later one, however many there were", async () => {
     const store = await freshStore();
     const written: Uint8Array[] = [];
     let key = new Uint8Array(0);
@@ -173,7 +173,7 @@ describe("values", () => {
     }
   });
 
-  test("no key and nonce encrypt twice, over starts and copies of the store", async () => {
+  test("RT16: no key and nonce encrypt twice, over starts and copies of the store", async () => {
     const pairs = new Set<string>();
     const chacha = SUITE.chacha20poly1305;
     const crypto = {
@@ -200,7 +200,7 @@ describe("values", () => {
     expect(pairs.size).toBe(901);
   });
 
-  test("store keys differ by table and text, and say nothing of either", async () => {
+  test("RT18: store keys differ by table and text, and say nothing of either", async () => {
     const vault = await open(await freshStore(), UNLOCK);
     const stranger = await open(await freshStore(), UNLOCK);
     const keys = [1, 2].flatMap((number) => ["alice", "bob", ""].map((text) => vault.storeKey(number, text, 17)));
@@ -210,7 +210,7 @@ describe("values", () => {
     expect(stranger.storeKey(1, "alice", 17)).not.toEqual(keys[0]);
   });
 
-  test("a closed vault neither opens nor seals", async () => {
+  test("RT12: a closed vault neither opens nor seals", async () => {
     const vault = await open(await freshStore(), UNLOCK);
     const key = vault.storeKey(1, "x", 17);
     const sealed = await vault.seal(key, 1, utf8("x"));

@@ -37,7 +37,7 @@ function lifeOf(path: string, first: number, enough: number): Promise<number[]> 
   });
 }
 
-test(`${KILLS} times killed: no acknowledged step is lost, none is there in part, and order holds`, async () => {
+test(`RT22: ${KILLS} times killed: no acknowledged step is lost, none is there in part, and order holds`, async () => {
   const folder = await mkdtemp(join(tmpdir(), "skein-kill-"));
   const path = join(folder, "store");
   const acknowledged: number[] = [];

@@ -306,6 +306,38 @@ describe("putting and reading", () => {
     expect(world.mailbox.stats().storedBytes).toBe(0);
   });
 
+  test("[SY22] an id is remembered a day longer, for a mailbox whose clock went back", async () => {
+    const world = await new World().start();
+    const topic = await makeTopic("one");
+    const alice = await world.reader("alice", topic);
+    const envelope = await seal(topic, { lifetime: "day" });
+    alice.client.put([envelope]);
+    await world.clock.advance(26 * 3_600_000);
+    world.disk.crash();
+    world.wire.cut();
+    // The same disk, by a clock that says it is yesterday.
+    const earlier = Object.assign(new World(), { disk: world.disk });
+    await earlier.start();
+    const bob = await earlier.reader("bob", topic);
+    bob.client.put([envelope]);
+    await settle();
+    expect(bob.got.rejected.get(envelope.id)).toBe("sync/forgotten");
+  });
+
+  test("[SY23] more than may wait for the disk is refused as busy, and taken later", async () => {
+    const world = await new World().start({ maxQueuedBytes: 1_000 });
+    const topic = await makeTopic("one");
+    const alice = await world.reader("alice", topic);
+    const envelopes = await Promise.all([seal(topic), seal(topic), seal(topic)]);
+    alice.client.put(envelopes);
+    await settle();
+    expect([...alice.got.rejected.values()]).toEqual(["sync/busy"]);
+    alice.client.put(envelopes);
+    await settle();
+    expect(alice.got.custody.size).toBe(3);
+    expect(world.mailbox.stats().stored).toBe(3);
+  });
+
   test("[SY24] a mailbox hears a topic as long as somebody reads it", async () => {
     const world = await new World().start();
     const topic = await makeTopic("one");

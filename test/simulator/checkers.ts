@@ -125,7 +125,9 @@ export class Checkers {
   #lost(transcripts: ReadonlyMap<string, Transcript>): Verdict {
     const violations: string[] = [];
     let checked = 0;
-    const indexed = new Map([...transcripts].map(([key, { messages }]) => [key, new Map(messages.map((m) => [m.id, m]))]));
+    const indexed = new Map(
+      [...transcripts].map(([key, { messages }]) => [key, new Map(messages.map((m) => [m.id, m]))]),
+    );
     for (const { id, from, to, conversation, text, acknowledgedAtUs = 0 } of this.#workload.acknowledged) {
       for (const side of [from, to]) {
         checked++;
@@ -133,7 +135,9 @@ export class Checkers {
         if (message?.text === text) continue;
         const what = message === undefined ? "is missing" : "has another text";
         const at = (acknowledgedAtUs / 60e6).toFixed(2);
-        violations.push(`a message of ${this.#name(from)}, acknowledged at minute ${at}, ${what} at ${this.#name(side)}`);
+        violations.push(
+          `a message of ${this.#name(from)}, acknowledged at minute ${at}, ${what} at ${this.#name(side)}`,
+        );
       }
     }
     return { name: "nothing-lost", checked, violations };
@@ -190,7 +194,8 @@ export class Checkers {
       for (const { author, state } of messages) {
         if (author !== this.#workload.account(peer)) continue;
         checked++;
-        if (state !== "delivered" && state !== "read") violations.push(`${this.#name(peer)} still has a message ${state}`);
+        if (state !== "delivered" && state !== "read")
+          violations.push(`${this.#name(peer)} still has a message ${state}`);
       }
     }
     return { name: "receipted", checked, violations };
@@ -232,7 +237,10 @@ async function wholeTranscript(face: SimPeer, conversation: ConversationId): Pro
   let messages: Message[] = [];
   for (;;) {
     const first = messages[0];
-    const page = await face.messages(conversation, first === undefined ? { limit: PAGE } : { limit: PAGE, before: first.id });
+    const page = await face.messages(
+      conversation,
+      first === undefined ? { limit: PAGE } : { limit: PAGE, before: first.id },
+    );
     messages = [...page, ...messages];
     if (page.length < PAGE) return messages;
   }

@@ -73,7 +73,11 @@ function told(report: Report): string[] {
   return [
     `seed ${report.seed}: ${report.peers} peers, ${report.minutes} virtual minutes, ${report.messages} messages`,
     `${report.events} events in ${report.wallMs} ms; everything had arrived ${settled}`,
-    `faults: ${Object.entries(report.faults).map(([kind, hits]) => `${kind} ${hits}`).join(", ") || "none"}`,
+    `faults: ${
+      Object.entries(report.faults)
+        .map(([kind, hits]) => `${kind} ${hits}`)
+        .join(", ") || "none"
+    }`,
     `trace ${report.traceHash}`,
     ...(report.violations.length === 0 ? ["no violation"] : [...report.violations, `again: ${report.replay}`]),
   ];

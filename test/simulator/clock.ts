@@ -4,7 +4,7 @@
  */
 import type { Clock } from "#src/runtime/ports.ts";
 
-import { type Process, type Scheduler } from "./scheduler.ts";
+import type { Process, Scheduler } from "./scheduler.ts";
 
 /** Wall time at virtual zero, 2027-01-15T08:00:00Z; any fixed number would do. */
 export const EPOCH_MS = 1_800_000_000_000;
@@ -41,7 +41,8 @@ export function clockPort(scheduler: Scheduler, process: Process, machine: Machi
     },
     after(delayMs, wake) {
       if (!scheduler.enter(process)) return () => {};
-      if (!(delayMs <= MAX_DELAY_MS)) scheduler.fail(new Error(`a timer of ${delayMs} ms: real platforms fire it at once`));
+      if (!(delayMs <= MAX_DELAY_MS))
+        scheduler.fail(new Error(`a timer of ${delayMs} ms: real platforms fire it at once`));
       const event = scheduler.after((Math.max(0, delayMs) * 1_000) / machine.rate, "timer", process, wake);
       return () => scheduler.cancel(event);
     },

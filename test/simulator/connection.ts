@@ -153,7 +153,7 @@ export class LinkEnd {
     this.node.ends.delete(this);
     for (const stream of this.streams) stream.broke();
     this.streams.clear();
-    for (const giveUp of [...this.asked]) giveUp();
+    for (const giveUp of this.asked) giveUp();
     if (this.node.endsWith(this.peer).length > 0) return this.node.gossip.tellAgain(this.peer);
     this.node.reservations.delete(this.peer);
     this.node.granted.delete(this.peer);

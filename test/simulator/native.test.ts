@@ -44,7 +44,9 @@ describe("the faster suite has the bytes of the synchronous one", () => {
     await fc.assert(
       fc.asyncProperty(bytes(32), bytes(32), async (secret, other) => {
         expect(await native.x25519.publicKey(secret)).toEqual(await reference.x25519.publicKey(secret));
-        expect(await native.x25519.sharedSecret(secret, other)).toEqual(await reference.x25519.sharedSecret(secret, other));
+        expect(await native.x25519.sharedSecret(secret, other)).toEqual(
+          await reference.x25519.sharedSecret(secret, other),
+        );
       }),
       RUNS,
     );

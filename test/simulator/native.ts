@@ -2,15 +2,7 @@
  * The simulator's suite, faster: the same functions computed by Node's own synchronous calls where those win, so that an hour
  * of four peers takes half the time. Same bytes as `synchronousSuite`, hence the same trace (simulation.test.ts).
  */
-import {
-  createPrivateKey,
-  createPublicKey,
-  diffieHellman,
-  hash,
-  type KeyObject,
-  sign,
-  verify,
-} from "node:crypto";
+import { createPrivateKey, createPublicKey, diffieHellman, hash, type KeyObject, sign, verify } from "node:crypto";
 
 import { concat, EMPTY } from "#protocols/base/bytes.ts";
 import { Lru } from "#protocols/base/lru.ts";

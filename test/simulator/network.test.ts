@@ -69,7 +69,8 @@ describe("what the simulated network does to people", () => {
     two.a.gossip.reveal(TOPIC, two.b.peerId);
     await two.until(() => two.a.gossip.peers(TOPIC).length === 1);
     const publish = async (count: number): Promise<void> => {
-      for (let i = 0; i < count; i++) await two.a.gossip.publish(TOPIC, Uint8Array.of(i >> 8, i & 255, ...new Uint8Array(64)));
+      for (let i = 0; i < count; i++)
+        await two.a.gossip.publish(TOPIC, Uint8Array.of(i >> 8, i & 255, ...new Uint8Array(64)));
     };
     return { ...two, heard, publish };
   }
@@ -129,7 +130,11 @@ describe("what the simulated network does to people", () => {
 
   test("a short partition holds streams up, and everything arrives in order", async () => {
     const { rig, stream, received, until, a, b } = await connected();
-    for (const [from, to] of [["peer-0", "peer-1"], ["peer-1", "peer-0"]] as const) rig.internet.block(from, to, "p");
+    for (const [from, to] of [
+      ["peer-0", "peer-1"],
+      ["peer-1", "peer-0"],
+    ] as const)
+      rig.internet.block(from, to, "p");
     for (let i = 0; i < 20; i++) await stream.send(Uint8Array.of(i));
     await rig.pass(5_000_000);
     expect(received).toEqual([]);
@@ -143,12 +148,19 @@ describe("what the simulated network does to people", () => {
     const { rig, stream, until, a, b, ended } = await connected();
     const downs: number[] = [];
     for (const node of [a, b]) node.onConnection(() => downs.push(rig.scheduler.nowUs));
-    for (const [from, to] of [["peer-0", "peer-1"], ["peer-1", "peer-0"]] as const) rig.internet.block(from, to, "p");
+    for (const [from, to] of [
+      ["peer-0", "peer-1"],
+      ["peer-1", "peer-0"],
+    ] as const)
+      rig.internet.block(from, to, "p");
     await until(() => downs.length === 2 && ended());
     expect(downs[0]).not.toBe(downs[1]);
     await expect(stream.send(new Uint8Array(1))).rejects.toThrow(Failure);
     const fromUs = rig.scheduler.nowUs;
-    await expect(rig.at(() => a.connect(b.addresses()[0]!))).rejects.toMatchObject({ code: "net/unreachable", retryable: true });
+    await expect(rig.at(() => a.connect(b.addresses()[0]!))).rejects.toMatchObject({
+      code: "net/unreachable",
+      retryable: true,
+    });
     expect(rig.scheduler.nowUs - fromUs).toBeGreaterThanOrEqual(10_000_000);
     rig.internet.unblock("p");
     expect(await rig.at(() => a.connect(b.addresses()[0]!))).toBe(b.peerId);

@@ -35,7 +35,7 @@ export function makeRig(options: { readonly seed?: number; readonly free?: boole
   let wanted = free ? 1 : 0;
   let nodes = 0;
   let closed = false;
-  let broken: unknown;
+  let broken: Error | undefined;
   const flow = (async () => {
     while (!closed) {
       const stopAt = scheduler.events + EVENTS_A_TURN;
@@ -46,7 +46,7 @@ export function makeRig(options: { readonly seed?: number; readonly free?: boole
       await nextTurn();
     }
   })().catch((error: unknown) => {
-    broken = error;
+    broken = error instanceof Error ? error : new Error("the world broke", { cause: error });
   });
   const until = async (condition: () => boolean): Promise<void> => {
     let late = false;

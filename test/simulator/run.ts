@@ -80,7 +80,10 @@ export async function simulate(options: SimulationOptions): Promise<Report> {
       // One of three can be dialled; the rest is behind a NAT.
       return { name, start: program.startPeer, dialable: (seed + i) % 3 === 0 };
     }),
-    relays: Array.from({ length: options.relays ?? 1 }, (_, i) => ({ name: `relay-${i + 1}`, start: program.startRelay })),
+    relays: Array.from({ length: options.relays ?? 1 }, (_, i) => ({
+      name: `relay-${i + 1}`,
+      start: program.startRelay,
+    })),
   });
   const workload = new Workload(world, seed);
   const faults = new FaultSchedule(world, { seed, kinds });

@@ -158,7 +158,12 @@ describe("clock", () => {
 
 describe("random", () => {
   test("a stream depends on seed and name alone, and its bytes never come twice", () => {
-    const [a, again, other, elsewhere] = [byteStream(1, "a"), byteStream(1, "a"), byteStream(2, "a"), byteStream(1, "b")];
+    const [a, again, other, elsewhere] = [
+      byteStream(1, "a"),
+      byteStream(1, "a"),
+      byteStream(2, "a"),
+      byteStream(1, "b"),
+    ];
     const seen = new Set<string>();
     for (let i = 0; i < 5_000; i++) {
       const length = 16 + (i % 40);

@@ -173,7 +173,9 @@ export class Scheduler {
     if (event.timeUs === this.nowUs) this.#eventsInInstant++;
     else this.#eventsInInstant = 0;
     if (this.#eventsInInstant > MAX_EVENTS_PER_INSTANT && this.strict) {
-      this.fail(new EscapedStep(`${MAX_EVENTS_PER_INSTANT} events at ${event.timeUs} us, the last of kind ${event.kind}`));
+      this.fail(
+        new EscapedStep(`${MAX_EVENTS_PER_INSTANT} events at ${event.timeUs} us, the last of kind ${event.kind}`),
+      );
     }
     this.nowUs = event.timeUs;
     const owner = event.owner;

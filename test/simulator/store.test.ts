@@ -47,7 +47,8 @@ function machine(seed: number) {
   const found = async (): Promise<string[]> => {
     const keys: string[] = [];
     await life(99, async (store) => {
-      for await (const [key] of store.entries({ from: new Uint8Array(), to: utf8("~") })) keys.push(String.fromCharCode(...key));
+      for await (const [key] of store.entries({ from: new Uint8Array(), to: utf8("~") }))
+        keys.push(String.fromCharCode(...key));
       await store.close();
     });
     return keys;

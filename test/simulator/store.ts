@@ -136,7 +136,8 @@ export class Disk {
     for (const operation of batch.operations) {
       const { process } = store;
       scheduler.trace.bytes(scheduler.nowUs, "store/key", process.node, operation.key);
-      if (operation.type === "put") scheduler.trace.bytes(scheduler.nowUs, "store/value", process.node, operation.value);
+      if (operation.type === "put")
+        scheduler.trace.bytes(scheduler.nowUs, "store/value", process.node, operation.value);
     }
     const takesUs = dice.spread(...COMMIT_US);
     const atUs = Math.max(this.#lastCommitUs + 1, scheduler.nowUs + takesUs);

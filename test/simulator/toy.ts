@@ -29,7 +29,14 @@ const PROTOCOL = "/skein/toy/1";
 const SIGNATURE = new Uint8Array(64);
 const RECONNECT_MS = 2_000;
 
-type Item = { kind: "request" | "accept" | "message" | "receipt"; id: string; from: string; to: string; at: number; text: string };
+type Item = {
+  kind: "request" | "accept" | "message" | "receipt";
+  id: string;
+  from: string;
+  to: string;
+  at: number;
+  text: string;
+};
 type Frame =
   | { t: "hello"; account: string }
   | { t: "put"; item: Item }
@@ -234,9 +241,13 @@ class Toy implements SimPeer {
   }
 
   async messages(conversation: ConversationId, options: { limit?: number; before?: EventId } = {}): Promise<Message[]> {
-    const rows = (await this.#store.all<Row>("m/")).filter(({ item }) => conversationOf(item.from, item.to) === conversation);
+    const rows = (await this.#store.all<Row>("m/")).filter(
+      ({ item }) => conversationOf(item.from, item.to) === conversation,
+    );
     const byArrival = this.#bug === "sorts-by-arrival";
-    rows.sort((a, b) => (byArrival ? a.arrived - b.arrived : a.item.at - b.item.at || compareText(a.item.id, b.item.id)));
+    rows.sort((a, b) =>
+      byArrival ? a.arrived - b.arrived : a.item.at - b.item.at || compareText(a.item.id, b.item.id),
+    );
     const end = options.before === undefined ? rows.length : rows.findIndex(({ item }) => item.id === options.before);
     return rows.slice(Math.max(0, end - (options.limit ?? 50)), end).map(messageOf);
   }
@@ -332,7 +343,8 @@ class Toy implements SimPeer {
         }
       }
     });
-    if (shown !== undefined) for (const listener of this.#watchers) listener({ type: "message", message: messageOf(shown) });
+    if (shown !== undefined)
+      for (const listener of this.#watchers) listener({ type: "message", message: messageOf(shown) });
     if (answer !== undefined) this.#tell({ t: "put", item: answer });
   }
 

@@ -84,7 +84,7 @@ export class Workload {
     for (const pair of this.pairs) {
       scheduler.after(this.#dice.between(2, 10) * SECOND_US, "meet", undefined, () => this.#meet(pair));
     }
-    for (let planned = 0; planned < messages; ) {
+    for (let planned = 0; planned < messages;) {
       const burst = this.#dice.chance(0.05) ? Math.min(messages - planned, 2 + this.#dice.below(15)) : 1;
       const atUs = this.#dice.between(15 * SECOND_US, Math.max(forUs, 20 * SECOND_US));
       scheduler.after(atUs, "talk", undefined, () => this.#talk(burst));

@@ -34,16 +34,7 @@ export type Environment = {
 /** The part of the face that the workload and the checkers use. */
 export type SimPeer = Pick<
   Peer,
-  | "account"
-  | "status"
-  | "createInvite"
-  | "connect"
-  | "contacts"
-  | "accept"
-  | "send"
-  | "messages"
-  | "markRead"
-  | "watch"
+  "account" | "status" | "createInvite" | "connect" | "contacts" | "accept" | "send" | "messages" | "markRead" | "watch"
 >;
 
 export type StartPeer = (environment: Environment) => Promise<SimPeer>;
@@ -92,7 +83,14 @@ export class Machine<Face> {
     this.relay = options.relay;
     this.dialable = options.dialable;
     this.peerId = options.relay ? newPeerId(options.random) : undefined;
-    this.process = { node: options.node, name: options.name, incarnation: 0, alive: false, asleep: false, deferred: [] };
+    this.process = {
+      node: options.node,
+      name: options.name,
+      incarnation: 0,
+      alive: false,
+      asleep: false,
+      deferred: [],
+    };
   }
 
   get address(): string {
@@ -224,26 +222,19 @@ export class World {
     question: (face: SimPeer) => Promise<T>,
     withinUs = 60_000_000,
   ): Promise<T | undefined> {
-    let answer: { value: T } | undefined;
-    let failure: unknown;
+    let answer: Promise<T> | undefined;
     let settled = false;
     this.scheduler.after(0, "ask", machine.process, () => {
       const face = this.usable(machine);
       if (face === undefined) return;
-      question(face).then(
-        (value) => {
-          answer = { value };
-          settled = true;
-        },
-        (error: unknown) => {
-          failure = error;
-          settled = true;
-        },
-      );
+      answer = question(face);
+      const end = (): void => {
+        settled = true;
+      };
+      answer.then(end, end);
     });
     await this.scheduler.run(this.scheduler.nowUs + withinUs, () => settled);
-    if (failure !== undefined) throw failure;
-    return answer?.value;
+    return settled ? answer : undefined;
   }
 
   #machine<Face>(options: {

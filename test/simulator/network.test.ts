@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from "vitest";
 
 import type { TopicId } from "#protocols/base/ids.ts";
 import { Failure } from "#src/runtime/failure.ts";
+import type { FrameStream } from "#src/runtime/ports.ts";
 import { collect, type NetworkWorld, networkContract } from "#test/contracts/network.contract.ts";
 
 import { CALM } from "./link.ts";
@@ -239,7 +240,10 @@ describe("what the simulated network does to people", () => {
 
   test("a reader that does not read bounds what lies between, whether the sender waits or not", async () => {
     const { rig, a, b } = await connected();
-    b.handle("/unread", () => {});
+    let inbound: FrameStream | undefined;
+    b.handle("/unread", (given) => {
+      inbound = given;
+    });
     const stream = await rig.at(() => a.openStream(b.peerId, "/unread"));
     const sends = Array.from({ length: 40 }, () => stream.send(new Uint8Array(65_536)));
     let resolved = 0;
@@ -248,6 +252,32 @@ describe("what the simulated network does to people", () => {
     expect(resolved).toBeLessThan(20);
     expect(rig.internet.deepestStream).toBeLessThanOrEqual(WINDOW_BYTES + 65_536);
     expect(rig.internet.deepestUnsent).toBeGreaterThan(1_000_000);
+    await stream.close();
+    const late: Uint8Array[] = [];
+    await rig.at(() => collect(inbound!, late));
+    expect(late).toHaveLength(40);
+    expect(resolved).toBe(40);
+  });
+
+  test("a circuit ends with the relay it runs through", async () => {
+    const world = await makeWorld({ peers: 2, relays: 1 });
+    worlds.push(world);
+    const { rig, processes, relays, until } = world;
+    const [a, b] = world.peers as [NetworkNode, NetworkNode];
+    const relay = relays[0]!;
+    await rig.at(() => b.connect(relay.addresses()[0]!));
+    await rig.at(() => b.reserve(relay.peerId));
+    const circuit = b.addresses().find((address) => address.includes("p2p-circuit"))!;
+    await rig.at(() => a.connect(circuit));
+    await until(() => b.connections().length === 2);
+    // Its leg from a goes first, by hand; the other end of the circuit hears of it.
+    await rig.at(() => a.disconnect(relay.peerId));
+    await until(() => a.connections().length === 0 && b.connections().length === 1);
+    await rig.at(() => a.connect(circuit));
+    processes[2]!.alive = false;
+    rig.internet.detach(processes[2]!, "closed");
+    await until(() => a.connections().length === 0 && b.connections().length === 0);
+    expect(b.addresses().some((address) => address.includes("p2p-circuit"))).toBe(false);
   });
 
   test("a peer whose messages are rejected is heard no more", async () => {

@@ -174,6 +174,8 @@ describe("random", () => {
     }
     expect(seen.size).toBe(15_000);
     expect(a(10_000)).toHaveLength(10_000);
+    // Draws do not overlap, not by a byte.
+    expect(new Set(Array.from({ length: 256 }, () => a(1)[0])).size).toBeGreaterThan(100);
   });
 
   test("dice are fair enough and their streams independent", () => {

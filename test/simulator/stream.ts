@@ -28,6 +28,7 @@ export class SimStream implements FrameStream {
   #credit = 0;
   readonly #writers: { resolve: () => void; reject: (failure: Failure) => void }[] = [];
   #finished = false;
+  #saidEnd = false;
   #remoteFinished = false;
   #broken = false;
 
@@ -80,7 +81,10 @@ export class SimStream implements FrameStream {
     return Promise.resolve();
   }
 
+  /** The end goes out after what had to wait for room. */
   #finish(): void {
+    if (this.#saidEnd) return;
+    this.#saidEnd = true;
     this.#post(0, "net/finish", (other) => other.#heardFinish());
     this.#forgetWhenDone();
   }
@@ -167,7 +171,7 @@ export class SimStream implements FrameStream {
       this.#ship(frame);
     }
     if (this.#unsent.length > 0) return;
-    if (this.#finished) return this.#finish();
+    if (this.#finished) this.#finish();
     if (this.#owed >= WINDOW_BYTES) return;
     for (const writer of this.#writers.splice(0)) writer.resolve();
   }

@@ -17,6 +17,8 @@ export default defineConfig(({ mode }) => ({
     environment: "node",
     pool: "forks",
     maxWorkers: 2,
+    // ML-KEM and ChaCha20 in Node's WebCrypto call themselves experimental, in every worker anew.
+    execArgv: ["--disable-warning=ExperimentalWarning"],
     // Counts are small by default; `npm run test:long` (--mode long) raises them.
     env: mode === "long" ? { SKEIN_LONG: "1" } : {},
     reporters: ["default", "./test/summary.ts"],

@@ -96,7 +96,13 @@ export class Running {
   /** @returns The exit code. */
   async stop(signal: NodeJS.Signals = "SIGTERM"): Promise<number | null> {
     this.#child.kill(signal);
-    return this.exited;
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(new Error(`process ${this.pid} did not end at ${signal}`)), DEADLINE_MS);
+    try {
+      return await Promise.race([this.exited, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }
 

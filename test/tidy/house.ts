@@ -73,14 +73,20 @@ function privatePaths(root: string): readonly string[] {
     });
 }
 
-/** The lock file pins packages, not the registry or the folder they once came from. */
+/** The lock file pins packages, not the registry or the folder they once came from, and React Native is not among them. */
 function lock(root: string): readonly string[] {
   const path = join(root, "package-lock.json");
   if (!existsSync(path)) return [];
   const { packages } = JSON.parse(readFileSync(path, "utf8")) as {
-    packages: Record<string, { resolved?: string; link?: boolean }>;
+    packages: Record<string, { name?: string; resolved?: string; link?: boolean }>;
   };
-  return Object.entries(packages)
-    .filter(([, entry]) => entry.resolved !== undefined || entry.link === true)
-    .map(([name]) => `package-lock.json: ${name} names where it came from`);
+  return Object.entries(packages).flatMap(([place, entry]) => {
+    const name = entry.name ?? place.split("node_modules/").at(-1)!;
+    return [
+      ...(entry.resolved !== undefined || entry.link === true
+        ? [`package-lock.json: ${place} names where it came from`]
+        : []),
+      ...(/(^|\/)react-native(-|$)/.test(name) ? [`package-lock.json: ${place} drags in React Native`] : []),
+    ];
+  });
 }

@@ -107,7 +107,7 @@ describe("a planted breach is found", () => {
       "protocols/ratchet/SPEC.md": "**RA7** A forged tag changes nothing.",
       "protocols/ratchet/ratchet.test.ts": `test("[RA7] fine", f); test("[RA8] unknown", f); test("[RA7, RA9] two", f);`,
       "docs/notes.md": "see /home/somebody/notes",
-      "package-lock.json": `{"packages":{"node_modules/x":{"resolved":"https://registry.example/x.tgz"}}}`,
+      "package-lock.json": `{"packages":{"node_modules/x":{"resolved":"https://registry.example/x.tgz"},"node_modules/react-native":{},"node_modules/y/node_modules/react-native-webrtc":{"name":"empty-npm-package"}}}`,
     });
     expect(untidiness(root)).toEqual([
       "src/net/dialQueue.ts: file names are in kebab-case",
@@ -118,6 +118,7 @@ describe("a planted breach is found", () => {
       "protocols/ratchet/ratchet.test.ts: cites [RA9], which no SPEC.md has",
       "docs/notes.md: names /home/somebody, a path of one machine",
       "package-lock.json: node_modules/x names where it came from",
+      "package-lock.json: node_modules/react-native drags in React Native",
     ]);
   });
 

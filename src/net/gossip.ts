@@ -1,5 +1,4 @@
-import { gossipsub, StrictNoSign, TopicValidatorResult } from "@libp2p/gossipsub";
-import type { GossipSub, GossipSubComponents } from "@libp2p/gossipsub";
+import { type GossipSub, TopicValidatorResult } from "@libp2p/gossipsub";
 import type { RPC } from "@libp2p/gossipsub/message";
 import type { Connection as LibConnection, PeerId as LibPeerId, Stream } from "@libp2p/interface";
 import { toHex } from "#protocols/base/bytes.ts";
@@ -8,6 +7,8 @@ import { assert } from "#protocols/base/reject.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Gossip, Verdict } from "#src/runtime/ports.ts";
 import { DeliveryRecords, SeenIds } from "./bounded.ts";
+import { type Internals, internals, type OutboundStream, type OutRpc } from "./gossip-internals.ts";
+import { MALFORMED_PENALTY, OVERSIZE_PENALTY, type Sha256, STRAY_PENALTY, TOPIC_SCORE } from "./gossip-service.ts";
 import type { GossipLimits } from "./limits.ts";
 
 /**
@@ -380,8 +381,6 @@ export class EnvelopeGossip implements Gossip {
   };
 }
 
-type Sha256 = (data: Uint8Array) => Uint8Array;
-
 /** An envelope ends with its signature, which its id does not cover. */
 const SIGNATURE_BYTES = 64;
 
@@ -398,188 +397,6 @@ const VERDICTS: Record<Verdict, TopicValidatorResult> = {
   reject: TopicValidatorResult.Reject,
 };
 
-/**
- * One rejected envelope (score -5) puts a peer out of the forwarding, two (-20) out of everything else we send, three (-45) on
- * the graylist, where nothing it says is heard. No honest peer sends one, because it has checked it itself. A percent is
- * forgiven each second: after four rejects a peer is heard again in half a minute, after ten in two. Time in the mesh
- * earns at most 1, so it never pays for a rejected envelope.
- */
-const TOPIC_SCORE = {
-  topicWeight: 1,
-  timeInMeshWeight: 0.1,
-  timeInMeshQuantum: 1000,
-  timeInMeshCap: 10,
-  firstMessageDeliveriesWeight: 0,
-  firstMessageDeliveriesDecay: 0.5,
-  firstMessageDeliveriesCap: 1,
-  // Quiet conversations are normal: nobody is expected to deliver so and so much.
-  meshMessageDeliveriesWeight: 0,
-  meshMessageDeliveriesDecay: 0.5,
-  meshMessageDeliveriesCap: 1,
-  meshMessageDeliveriesThreshold: 1,
-  meshMessageDeliveriesWindow: 10,
-  meshMessageDeliveriesActivation: 5000,
-  meshFailurePenaltyWeight: 0,
-  meshFailurePenaltyDecay: 0.5,
-  invalidMessageDeliveriesWeight: -5,
-  invalidMessageDeliveriesDecay: 0.99,
-} as const;
-
-/** Behaviour penalties: free up to the threshold of 6, then 10 x excess^2; half is forgiven in 7 seconds. */
-const STRAY_PENALTY = 0.1;
-const MALFORMED_PENALTY = 1;
-const OVERSIZE_PENALTY = 10;
-
-/**
- * A service for libp2p's `services`; hand the instance to `EnvelopeGossip` before the node starts.
- *
- * Gossipsub's message id is the hash of the *whole* envelope. With the envelope id, which leaves out the signature, a hop could
- * send a copy with a broken signature first: the true one would then pass for a duplicate of a rejected message, be dropped,
- * and be held against whoever sent it (decision 0005).
- */
-export function gossipService(options: {
-  readonly limits: GossipLimits;
-  readonly sha256: Sha256;
-}): (components: GossipSubComponents) => GossipSub {
-  const { limits } = options;
-  return gossipsub({
-    globalSignaturePolicy: StrictNoSign,
-    msgIdFn: (message) => options.sha256(message.data),
-    fallbackToFloodsub: false, // a floodsub peer would pass by every filter
-    allowPublishToZeroTopicPeers: true,
-    ignoreDuplicatePublishError: true,
-    batchPublish: true,
-    awaitRpcMessageHandler: true, // so that an RPC is done when its messages are validated: see #handle
-    runOnLimitedConnection: true,
-    tagMeshPeers: false, // it writes topic ids beside peer ids into the peer store
-    doPX: false,
-    directPeers: [],
-    D: limits.maxTopicPeers,
-    Dlo: limits.maxTopicPeers,
-    Dhi: limits.maxTopicPeers,
-    Dscore: limits.maxTopicPeers,
-    Dout: 0,
-    mcacheLength: 3,
-    mcacheGossip: 2,
-    // Below this size an IDONTWANT costs more than the duplicate it spares.
-    idontwantMinDataSize: 16 * 1024,
-    maxInboundStreams: 8,
-    maxOutboundStreams: 8,
-    maxInboundDataLength: limits.maxRpcBytes,
-    // Beyond `maxBacklogBytes` nothing is sent, so this is met only by announcements that are not read.
-    maxOutboundBufferSize: limits.maxBacklogBytes + 4 * limits.maxRpcBytes,
-    maxTopicBytesPerPeer: Number.POSITIVE_INFINITY, // only revealed topics come that far; #remember counts the others
-    decodeRpcLimits: {
-      maxSubscriptions: limits.maxTopicsPerPeer,
-      maxMessages: 256,
-      maxIhaveMessageIDs: 1024,
-      maxIwantMessageIDs: 1024,
-      maxIdontwantMessageIDs: 512,
-      maxControlMessages: limits.maxTopicsPerPeer,
-      maxPeerInfos: 0,
-    },
-    scoreParams: {
-      topicScoreCap: 1,
-      IPColocationFactorWeight: 0, // everybody behind one NAT, and every client of a relay, shares an address
-      behaviourPenaltyWeight: -10,
-      behaviourPenaltyThreshold: 6,
-      behaviourPenaltyDecay: 0.9,
-      decayInterval: 1000,
-      decayToZero: 0.1,
-      retainScore: 60_000, // peer ids are throwaway; a longer memory only costs memory
-    },
-    scoreThresholds: {
-      gossipThreshold: -10,
-      publishThreshold: -15,
-      graylistThreshold: -40,
-      acceptPXThreshold: Number.MAX_SAFE_INTEGER,
-      opportunisticGraftThreshold: 0,
-    },
-  });
-}
-
 function isTopic(text: string): text is TopicId {
   return /^[0-9a-f]{64}$/.test(text);
-}
-
-type OutRpc = {
-  subscriptions?: RPC.SubOpts[] | undefined;
-  messages?: RPC.Message[] | undefined;
-  control?: { [K in keyof RPC.ControlMessage]?: RPC.ControlMessage[K] } | undefined;
-};
-type OutboundStream = { readonly rawStream: Stream; readonly close: () => Promise<void> };
-
-/** What is used of the inside of @libp2p/gossipsub 17. */
-type Internals = Omit<GossipSub, "publish"> & {
-  publish: (topic: string, data: Uint8Array) => Promise<{ recipients: LibPeerId[] }>;
-  readonly peers: Map<PeerId, LibPeerId>;
-  readonly topics: Map<string, Set<PeerId>>;
-  readonly mesh: Map<string, Set<PeerId>>;
-  readonly backoff: Map<string, Map<PeerId, number>>;
-  readonly streamsInbound: Map<PeerId, { readonly rawStream: Stream }>;
-  readonly streamsOutbound: Map<PeerId, OutboundStream>;
-  readonly topicValidators: Map<string, unknown>;
-  readonly opts: { readonly scoreThresholds: { readonly publishThreshold: number } };
-  readonly score: {
-    readonly params: { topics: object };
-    readonly peerStats: Map<PeerId, { readonly topics: Record<string, { readonly invalidMessageDeliveries: number }> }>;
-    deliveryRecords: DeliveryRecords;
-    score: (peer: PeerId) => number;
-    prune: (peer: PeerId, topic: string) => void;
-    addPenalty: (peer: PeerId, penalty: number, label: string) => void;
-  };
-  seenCache: SeenIds;
-  publishedMessageIds: SeenIds;
-  sendSubscriptions: (peer: PeerId, topics: string[], subscribe: boolean) => void;
-  sendRpc: (peer: PeerId, rpc: OutRpc) => boolean;
-  sendRpcInBatch: (peers: Set<PeerId>, rpc: OutRpc) => void;
-  pushGossip: (peer: PeerId, ihave: RPC.ControlIHave) => void;
-  selectPeersToForward: (topic: string, source?: PeerId, exclude?: Set<PeerId>) => Set<PeerId>;
-  selectPeersToPublish: (topic: string) => {
-    tosend: Set<PeerId>;
-    tosendCount: { direct: number; floodsub: number; mesh: number; fanout: number };
-  };
-  leave: (topic: string) => void;
-  pxConnect: (peers: unknown) => Promise<void>;
-  decodeRpc: (bytes: Uint8Array) => RPC;
-  handleReceivedRpc: (from: LibPeerId, rpc: RPC) => Promise<void>;
-  handleReceivedSubscription: (from: LibPeerId, topic: string, subscribe: boolean) => boolean;
-  graftOnSubscribe: (peer: PeerId, topic: string) => boolean;
-  sendGraft: (peer: PeerId, topics: string[]) => void;
-  pipePeerReadStream: (from: LibPeerId, source: AsyncIterable<{ subarray(): Uint8Array }>) => Promise<void>;
-  onPeerConnected: (peer: LibPeerId, connection: LibConnection) => void;
-  createOutboundStream: (peer: LibPeerId, connection: LibConnection) => Promise<void>;
-  onPeerDisconnected: (peer: LibPeerId) => void;
-  removePeer: (peer: LibPeerId) => void;
-};
-
-const METHODS = [
-  "publish",
-  "sendSubscriptions",
-  "sendRpc",
-  "sendRpcInBatch",
-  "pushGossip",
-  "selectPeersToForward",
-  "selectPeersToPublish",
-  "leave",
-  "pxConnect",
-  "decodeRpc",
-  "handleReceivedRpc",
-  "handleReceivedSubscription",
-  "graftOnSubscribe",
-  "sendGraft",
-  "pipePeerReadStream",
-  "onPeerConnected",
-  "createOutboundStream",
-  "onPeerDisconnected",
-  "removePeer",
-] as const;
-const MAPS = ["peers", "topics", "mesh", "backoff", "streamsInbound", "streamsOutbound", "topicValidators"] as const;
-
-function internals(service: GossipSub): Internals {
-  const node = service as unknown as Internals;
-  for (const name of METHODS) assert(typeof node[name] === "function", `gossipsub has ${name}`);
-  for (const name of MAPS) assert(node[name] instanceof Map, `gossipsub has ${name}`);
-  assert(node.score.peerStats instanceof Map, "gossipsub keeps scores");
-  return node;
 }

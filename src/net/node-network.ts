@@ -14,7 +14,8 @@ import { assert } from "#protocols/base/reject.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Network } from "#src/runtime/ports.ts";
 import { type Components, connectionsOf, DialPermits, Libp2pNetwork } from "./connections.ts";
-import { EnvelopeGossip, gossipService } from "./gossip.ts";
+import { EnvelopeGossip } from "./gossip.ts";
+import { gossipService } from "./gossip-service.ts";
 import { type NetworkLimits, PEER_LIMITS, RELAY_LIMITS, type RelayOptions, STREAM_WINDOW_BYTES } from "./limits.ts";
 import { silentLog } from "./silent-log.ts";
 

@@ -102,6 +102,27 @@ test("a reader that comes after the other side has sent, finished and gone gets 
   expect(await inbound!.receive()).toBeUndefined();
 });
 
+test("what a slow reader had not read when the connection went, it still gets, to the last frame", async () => {
+  const { b, spy, raw } = await attacked();
+  let inbound: FrameStream | undefined;
+  b.handle(PROTOCOL, (stream) => (inbound = stream));
+  const stream = await open(raw);
+  // So many that reading stops at some frame; the rest waits in libp2p.
+  const frames = 2500;
+  for (let n = 0; n < frames; n += 100) {
+    const wire = Array.from({ length: 100 }, () => [lengthOf(90), new Uint8Array(90)]).flat();
+    stream.send(Buffer.concat(wire));
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  await stream.close();
+  await until(() => inbound !== undefined);
+  await spy.node.stop();
+  await until(() => b.connections().length === 0);
+  let received = 0;
+  while (await inbound!.receive()) received++;
+  expect(received).toBe(frames);
+});
+
 test("more streams of a protocol than allowed are reset, and the others live on", async () => {
   const { b, raw } = await attacked({ limits: { ...PEER_LIMITS, maxInboundStreams: 3 } });
   let handled = 0;

@@ -233,6 +233,12 @@ describe("the end", () => {
     expect(await daemon.stop()).toBe(0);
   });
 
+  test("watch works without a daemon, and ends well", async () => {
+    const watch = await stage.watch("cy");
+    expect(await watch.stop("SIGINT")).toBe(0);
+    expect(watch.stderr).toBe("watching\n");
+  });
+
   test("SIGTERM and SIGINT end everything well, and nothing is left lying about", async () => {
     expect(await watches.ada.stop("SIGINT")).toBe(0);
     expect(await daemons.ada.stop("SIGINT")).toBe(0);

@@ -66,6 +66,21 @@ describe("a failed commit", () => {
     expect(await driver.run(["a"], (tx) => count(tx, "a"))).toBe(fault === "unknown-kept" ? 3 : 2);
   });
 
+  test("RT8: a body that meets the store dead, before anybody has heard of the commit, is discarded with it", async () => {
+    let failAt = -1;
+    const { driver, host } = await openRig({
+      plan: { faultAt: (n) => (n === failAt ? "failed" : undefined), dying: settled },
+    });
+    failAt = host.commits;
+    let reads = 0;
+    const reader = driver.run(["b"], async (tx) => {
+      for (; reads < 1_000; reads++) await tx.get(notes, "not in memory");
+    });
+    const outcomes = codes([driver.run(["a"], (tx) => count(tx, "a")), reader]);
+    expect(await outcomes).toEqual(["store/failed", "store/failed"]);
+    expect(reads).toBeLessThan(1_000);
+  });
+
   test("RT8: reads that it interrupts begin again on the reopened store", async () => {
     let failAt = -1;
     const { driver, host } = await openRig({ plan: { faultAt: (n) => (n === failAt ? "failed" : undefined) } });
@@ -181,10 +196,12 @@ describe("a full disk", () => {
   }
 
   test("RT9: refuses what puts something, at once and retryable; reads and deletions go on", async () => {
-    const { driver } = await filled();
+    const { driver, host } = await filled();
     expect(driver.state).toBe("full");
+    const commits = host.commits;
     const refused = driver.run(["a"], (tx) => count(tx, "a"));
     await expect(refused).rejects.toMatchObject({ code: "store/full", retryable: true });
+    expect(host.commits).toBe(commits);
     expect(await driver.read((tx) => tx.get(counters, "a"))).toBe(1);
     expect(await driver.run([], (tx) => tx.get(notes, "old"))).toEqual({ text: "old" });
     await driver.run([], async (tx) => tx.delete(notes, "old"));
@@ -218,9 +235,15 @@ describe("a full disk", () => {
       limits: { roomProbeMs: 1_000, reopenAttempts: 1 },
     });
     full = true;
+    let early: Promise<unknown[]> | undefined;
+    // Begun while nobody knows yet whether it will open.
+    driver.onState(() => {
+      early ??= codes([driver.run(["b"], (tx) => count(tx, "b")), driver.read((tx) => tx.get(counters, "b"))]);
+    });
     await codes([driver.run(["a"], (tx) => count(tx, "a"))]);
     await settled();
     expect(driver.state).toBe("full");
+    expect(await early).toEqual(["store/full", "store/full"]);
     const refused = [driver.run(["a"], (tx) => count(tx, "a")), driver.read((tx) => tx.get(counters, "a"))];
     expect(await codes(refused)).toEqual(["store/full", "store/full"]);
     full = false;

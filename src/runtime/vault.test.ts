@@ -210,13 +210,23 @@ describe("values", () => {
     expect(stranger.storeKey(1, "alice", 17)).not.toEqual(keys[0]);
   });
 
-  test("RT12: a closed vault neither opens nor seals", async () => {
-    const vault = await open(await freshStore(), UNLOCK);
+  test("RT12: a closed vault neither opens nor seals, and its keys are zero", async () => {
+    const keys: Uint8Array[] = [];
+    const kept = (key: Uint8Array): Uint8Array => (keys.push(key), key);
+    const vault = await Vault.open({
+      store: await freshStore(),
+      unlock: UNLOCK,
+      // The data key and the start's salt; the salt is no secret.
+      random: (length) => (length === 32 ? kept(random(length)) : random(length)),
+      crypto: { ...SUITE, hkdf: (options) => kept(SUITE.hkdf(options)) },
+    });
     const key = vault.storeKey(1, "x", 17);
     const sealed = await vault.seal(key, 1, utf8("x"));
     vault.close();
     await expect(vault.seal(key, 1, utf8("x"))).rejects.toThrow("vault is open");
     await expect(vault.open(key, sealed)).rejects.toThrow("vault is open");
     expect(() => vault.storeKey(1, "y", 17)).toThrow("vault is open");
+    expect(keys).toHaveLength(4);
+    expect(keys.every((key) => key.every((byte) => byte === 0))).toBe(true);
   });
 });

@@ -16,6 +16,8 @@ export type FaultPlan = {
   readonly faultAt?: (commit: number) => CommitFault | undefined;
   /** Awaited around each commit; a test crashes its disk here. */
   readonly around?: (commit: number, moment: "before" | "after") => void | Promise<void>;
+  /** Awaited between a store's death and its commit saying so. */
+  readonly dying?: () => Promise<void>;
   /** What `open` throws at this attempt, from 0. */
   readonly openFault?: (attempt: number) => Failure | undefined;
 };
@@ -49,6 +51,11 @@ export class FaultyHost implements StoreHost {
     const fault = this.#plan.openFault?.(this.#opens++);
     if (fault !== undefined) throw fault;
     return new FaultyStore(this, await this.#inner.open());
+  }
+
+  /** @internal */
+  async dying(): Promise<void> {
+    await this.#plan.dying?.();
   }
 
   /** @internal */
@@ -90,6 +97,7 @@ class FaultyStore implements Store {
       await this.#host.commit(this.#inner, operations);
     } catch (error) {
       this.#usable = false;
+      await this.#host.dying();
       throw error;
     }
   }

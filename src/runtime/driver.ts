@@ -14,7 +14,7 @@ import { SlowSteps } from "./slow-steps.ts";
 import { type ReadTx, StepTx, type StepView, type Tx } from "./step.ts";
 import { type Unlock, Vault } from "./vault.ts";
 
-export { DRIVER_LIMITS, type DriverLimits } from "./driver-limits.ts";
+export type { DriverLimits } from "./driver-limits.ts";
 export type { ReadTx, Tx } from "./step.ts";
 export type { RowRange } from "./record-shelf.ts";
 

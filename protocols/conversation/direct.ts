@@ -12,15 +12,16 @@
  * Spec: ./SPEC.md CV1-CV99.
  */
 import { equalBytes } from "#protocols/base/bytes.ts";
-import { bytes, id, type Infer, list, optional, struct, text, uint } from "#protocols/base/codec.ts";
+import { bytes, encode, id, type Infer, list, optional, struct, text, uint } from "#protocols/base/codec.ts";
 import type { AccountId, ConversationId, DeviceId, EventId, InboxId } from "#protocols/base/ids.ts";
-import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
+import { assert, isReject, type OrReject, type Reject, reject } from "#protocols/base/reject.ts";
 import type { Env } from "#protocols/base/suite.ts";
 import {
   type Body,
   type BodyOf,
   clipReceipt,
   covers,
+  directConversationId,
   encodeEvent,
   type Event,
   eventId,
@@ -40,7 +41,7 @@ import {
   trimReceipt,
   withIndex,
 } from "#protocols/content/content.ts";
-import { checkRoot, type ConversationRoot } from "#protocols/envelope/envelope.ts";
+import type { ConversationRoot } from "#protocols/envelope/envelope.ts";
 import {
   decodeBundle,
   encodeBundle,
@@ -52,20 +53,53 @@ import {
 import {
   acceptsFrom,
   type DeviceCertificate,
+  type DeviceList,
   deviceListSchema,
   liveDevices,
   mergeDeviceLists,
   verifyDeviceList,
 } from "#protocols/identity/identity.ts";
 import { openRequest, relation, type Relation, requestsSchema, withRequest } from "./contact.ts";
+import {
+  fittingBundles,
+  INTRODUCE_REPEAT_MS,
+  introducedRoots,
+  introductionOf,
+  introductionSchema,
+} from "./introduction.ts";
 import { addressesSchema, type Invite, redemptionProof } from "./invite.ts";
-import { type DirectPayload, type Opened, openPayload, type Pairs, sealEvent, type Self } from "./message.ts";
-import { type DevicePair, newPair } from "./pair.ts";
+import {
+  type DirectPayload,
+  type Introduced,
+  type Opened,
+  openPayload,
+  type Pairs,
+  renewedPair,
+  sealEvent,
+  type Self,
+  shortListHash,
+} from "./message.ts";
+import { type DevicePair, newPair, withInviteBundle } from "./pair.ts";
 import { answerOffer, dueOffer, finishOffer } from "./rekey.ts";
-import { activateRoots, adoptRoot, advanceRoots, rootDue, rootsSchema, writingRoot } from "./roots.ts";
+import {
+  acceptableRoot,
+  activateRoots,
+  adoptRoot,
+  advanceRoots,
+  mergeRoots,
+  rootDue,
+  rootsSchema,
+  writingRoot,
+} from "./roots.ts";
 
 /** Devices of both sides whose receipts are kept: eight live ones each, and those that were revoked meanwhile. */
 const MAX_RECEIPT_SENDERS = 32;
+
+/** Ranges kept per author device: eight windows of a sender (512) in which every other event was lost (CV37). */
+const MAX_KEPT_RANGES = 4_096;
+
+/** A contact whose idea of our devices is old is told at most this often (CV36). */
+const LIST_REPEAT_MS = 3_600_000;
 
 const inboxSchema = struct({ id: id<InboxId>(), sealKey: bytes(32) });
 
@@ -101,8 +135,10 @@ export const directSchema = struct({
   received: storedReceiptsSchema,
   /** What other devices say that they have received of each device. */
   receipts: list(struct({ from: id<DeviceId>(), devices: storedReceiptsSchema }), MAX_RECEIPT_SENDERS),
-  /** When we last told them our device list because theirs was old. */
+  /** When we last told them our device list. */
   listSentAt: uint(),
+  /** When we last introduced this conversation to devices of our own. */
+  introducedAt: uint(),
 });
 export type Direct = Infer<typeof directSchema>;
 
@@ -143,6 +179,8 @@ export type Effect =
   /** Ours: keep offering it until each of `devices` has receipted it. */
   | { readonly type: "hold"; readonly id: EventId; readonly index: number; readonly devices: readonly DeviceId[] }
   | { readonly type: "transmit"; readonly id: EventId; readonly payload: Uint8Array; readonly ephemeral: boolean }
+  /** For our own account's inbox: devices of ours learn of this conversation (CV50). */
+  | { readonly type: "introduce"; readonly payload: Uint8Array }
   /** These devices have neither a session with us nor prekeys that we know. */
   | { readonly type: "fetch-prekeys"; readonly devices: readonly DeviceId[] }
   /** Something arrived that its author wants receipted. */
@@ -273,7 +311,39 @@ export async function seal(
     effects.push({ type: "transmit", id: options.id, payload: sealed.payload, ephemeral: options.ephemeral });
   }
   if (sealed.unreachable.length > 0) effects.push({ type: "fetch-prekeys", devices: sealed.unreachable });
-  return { state: withPairs(state, sealed.pairs), effects };
+  const moved = withPairs(state, sealed.pairs);
+  if (options.ephemeral) return { state: moved, effects };
+  return chain({ state: moved, effects }, (now) => introduce(now, recipients, env));
+}
+
+/** CV52: a device of ours that never receipted anything here cannot hear us yet. */
+async function introduce(state: DirectState, recipients: readonly DeviceCertificate[], env: Env): Promise<Step> {
+  const { self, direct } = state;
+  assert(direct !== undefined, "the conversation exists");
+  const silent = recipients.filter(
+    ({ account, device }) => account === self.account && !direct.receipts.some(({ from }) => from === device),
+  );
+  const { introducedAt } = direct;
+  const recently = env.now >= introducedAt && env.now < introducedAt + INTRODUCE_REPEAT_MS;
+  if (silent.length === 0 || recently) return { state, effects: [] };
+  const { device } = self.keys.certificate;
+  const encoded = encode(introductionSchema, introductionOf(direct, { device, pairs: state.pairs }));
+  const sealed = await sealEvent(
+    {
+      kind: "introduction",
+      self,
+      peerList: self.list,
+      conversation: directConversationId(env.crypto, self.account, self.account),
+      eventId: eventId(env.crypto, encoded),
+      event: encoded,
+      recipients: silent,
+      pairs: state.pairs,
+    },
+    env,
+  );
+  if (sealed.payload === undefined) return { state, effects: [] };
+  const next = withPairs({ ...state, direct: { ...direct, introducedAt: env.now } }, sealed.pairs);
+  return { state: next, effects: [{ type: "introduce", payload: sealed.payload }] };
 }
 
 type PostOptions = {
@@ -345,13 +415,20 @@ async function offerRekeys(state: DirectState, env: StepEnv): Promise<Step> {
   return result;
 }
 
-/** CV74: weekly, or when nobody knows any more what the old one has seen. The old root stays heard. */
+/** CV74: weekly, and when a device has gone that knows the old one. The old root stays heard. */
 async function replaceRoot(state: DirectState, env: StepEnv): Promise<Step> {
   const { direct } = state;
-  if (direct === undefined || !rootDue(direct.roots, env.now)) return { state, effects: [] };
-  const version = (writingRoot(direct.roots)?.chain.version ?? 0) + 1;
-  const root = { version, secret: env.random(32), createdAt: env.now };
+  if (direct === undefined) return { state, effects: [] };
+  const gone = [...state.self.list.revocations, ...direct.devices.revocations].map(({ revokedAt }) => revokedAt);
+  const revokedAt = Math.max(0, ...gone.filter((at) => at <= env.now));
+  if (!rootDue(direct.roots, env.now, revokedAt)) return { state, effects: [] };
+  const root = nextRoot(direct, env);
   return withProposal(await post(state, { type: "rootChange", root }, env), root, env);
+}
+
+function nextRoot(direct: Direct, env: Env): ConversationRoot {
+  const version = (writingRoot(direct.roots)?.chain.version ?? -1) + 1;
+  return { version, secret: env.random(32), createdAt: env.now };
 }
 
 /** The root that the event just posted proposes. */
@@ -369,12 +446,17 @@ async function facts(state: DirectState, env: Env) {
   const made = isReject(oneTime) ? await makeBundle(state.prekeys, { purpose: "directory", oneTime: false }, env) : oneTime;
   assert(!isReject(made), "a last-resort bundle can always be made");
   const { self, profile } = state;
-  const others = liveDevices(self.list).map(({ device }) => state.pairs.get(device)?.bundle);
-  const bundles = [encodeBundle(made.bundle), ...others.filter((bundle) => bundle !== undefined)];
+  const bundles = fittingBundles(self.list, [encodeBundle(made.bundle), ...bundlesOfOthers(state)]);
   return {
     state: { ...state, prekeys: made.store },
     facts: { ...profile, list: self.list, bundles },
   };
+}
+
+/** Prekeys of our own other devices, as they gave them to us. */
+function bundlesOfOthers({ self, pairs }: DirectState): readonly Uint8Array[] {
+  const bundles = liveDevices(self.list).map(({ device }) => pairs.get(device)?.bundle);
+  return bundles.filter((bundle) => bundle !== undefined);
 }
 
 function currentRelation(state: DirectState, now: number): Relation {
@@ -418,12 +500,13 @@ export async function redeem(
   const bundle = decodeBundle(invite.bundle);
   if (isReject(bundle)) return bundle;
   const pair = state.pairs.get(bundle.certificate.device) ?? newPair(invite.account, bundle.certificate.device);
-  const ready = withPair({ ...state, direct: base }, { ...pair, bundle: invite.bundle });
+  if (pair.account !== invite.account) return reject("conversation/not-their-device");
+  const ready = withPair({ ...state, direct: base }, withInviteBundle(pair, invite.bundle));
 
   if (before === "accepted" || before === "requested") return { state: ready, effects: [] };
   if (before === "incoming") return telling(before, await answerWith(ready, "accepted", env), env.now);
   const made = await facts(ready, env);
-  const root = { version: 0, secret: env.random(32), createdAt: env.now };
+  const root = nextRoot(base, env);
   const request: Body = {
     type: "contactRequest",
     ...made.facts,
@@ -432,7 +515,7 @@ export async function redeem(
     inviteProof: redemptionProof(env.crypto, invite, state.self.account),
   };
   const posted = withProposal(await post(made.state, request, env), root, env);
-  return telling(before, withOwnRequest(posted), env.now);
+  return telling(before, withListSent(withOwnRequest(posted), env), env.now);
 }
 
 /** The request just posted becomes a fact. */
@@ -463,6 +546,7 @@ function newDirect(
     received: [],
     receipts: [],
     listSentAt: 0,
+    introducedAt: 0,
   };
 }
 
@@ -494,20 +578,31 @@ async function answerWith(
   };
   if (choice === "declined") return post(answered, { type: "contactDecline", request: asked.event }, env);
   if (choice === "withdrawn") return post(answered, { type: "contactWithdraw", request: asked.event }, env);
-  const root = writingRoot(direct.roots)?.root;
-  assert(root !== undefined, "an open request brought a root");
   const made = await facts(answered, env);
-  return post(made.state, { type: "contactAccept", request: asked.event, ...made.facts, root }, env);
+  const accept = { type: "contactAccept", request: asked.event, ...made.facts } as const;
+  const known = writingRoot(direct.roots)?.root;
+  if (known) return withListSent(await post(made.state, { ...accept, root: known }, env), env);
+  // What came with the request was forgotten with its first period (EN2): whoever answers late brings a new one (CV75).
+  const root = nextRoot(direct, env);
+  return withListSent(withProposal(await post(made.state, { ...accept, root }, env), root, env), env);
+}
+
+/** What was just posted carries our device list. */
+function withListSent(posted: Step, env: Env): Step {
+  assert(posted.state.direct !== undefined, "posting keeps the conversation");
+  return { ...posted, state: { ...posted.state, direct: { ...posted.state.direct, listSentAt: env.now } } };
 }
 
 /** Tells what this device has received and read. Not indexed: a lost one is made good by the next. */
 export async function sendReceipt(state: DirectState, env: StepEnv): Promise<Step> {
   assert(state.direct !== undefined, "the conversation exists");
-  return post(state, { type: "receipt", devices: receiptToSend(state.direct.received) }, env);
+  const live = new Set(recipientsOf(state.self, state.direct).map(({ device }) => device));
+  return post(state, { type: "receipt", devices: receiptToSend(state.direct.received, live) }, env);
 }
 
-function receiptToSend(received: Receipts): Receipts {
-  return received.slice(0, MAX_RECEIPT_SENDERS).map((entry) => trimReceipt(entry));
+/** CV33: of those that can still be told. There are at most 15, so one receipt names them all. */
+function receiptToSend(received: Receipts, live: ReadonlySet<DeviceId>): Receipts {
+  return received.filter(({ device }) => live.has(device)).map((entry) => trimReceipt(entry));
 }
 
 /**
@@ -542,7 +637,8 @@ export async function receive(
     { self: state.self, payload: options.payload, pairs: state.pairs, prekeys: state.prekeys, conversation },
     env,
   );
-  if (isReject(opened)) return opened;
+  if (isReject(opened)) return (await renewed(state, options.payload, opened, env)) ?? opened;
+  if ("introduction" in opened) return takeIntroduction(state, opened, env);
   const before = currentRelation(state, env.now);
   const admitted = await admit(state, opened, env);
   if (isReject(admitted)) return admitted;
@@ -551,7 +647,72 @@ export async function receive(
     ...(opened.prekeys && { prekeys: opened.prekeys }),
   };
   const done = await take(moved, opened, env);
-  return isReject(done) ? done : telling(before, done, env.now);
+  if (isReject(done)) return done;
+  return telling(before, await chain(done, (now) => answerOldList(now, opened, env)), env.now);
+}
+
+/** CV84: a session whose ends have parted is replaced, and the other side told of it by a receipt on the new one. */
+async function renewed(
+  state: DirectState,
+  payload: DirectPayload,
+  refused: Reject,
+  env: StepEnv,
+): Promise<Step | undefined> {
+  const { self, direct, pairs } = state;
+  if (refused.code !== "ratchet/unknown-rekey" || direct === undefined) return undefined;
+  const pair = await renewedPair({ self, peerList: direct.devices, payload, pairs }, env);
+  if (pair === undefined) return undefined;
+  return sendReceipt(withPair(state, pair), env);
+}
+
+/** CV36: their message shows that they do not know all our devices, or of a revocation. */
+async function answerOldList(state: DirectState, opened: Opened, env: StepEnv): Promise<Step> {
+  const { self } = state;
+  const direct = state.direct!;
+  const current = equalBytes(opened.listHashes.peer, shortListHash(env.crypto, self.list));
+  const told = env.now >= direct.listSentAt && env.now < direct.listSentAt + LIST_REPEAT_MS;
+  if (opened.event.author === self.account || current || told) return { state, effects: [] };
+  if (currentRelation(state, env.now) !== "accepted") return { state, effects: [] };
+  return withListSent(await post(state, { type: "deviceList", list: self.list }, env), env);
+}
+
+/** CV54: what another device of ours says of a conversation. It brings no history and no relation: events do. */
+async function takeIntroduction(state: DirectState, opened: Introduced, env: Env): Promise<OrReject<Step>> {
+  const { self, direct } = state;
+  const { introduction } = opened;
+  const { contact, name, bundles } = introduction;
+  if (!liveDevices(self.list).some(({ device }) => device === opened.pair.device)) {
+    return reject("conversation/unknown-device");
+  }
+  if (contact === self.account || contact !== introduction.devices.account || (direct && direct.contact !== contact)) {
+    return reject("conversation/wrong-contact");
+  }
+  const verified = await verifyDeviceList(env.crypto, introduction.devices, direct?.devices);
+  if (isReject(verified)) return verified;
+  const devices = direct ? mergeDeviceLists(direct.devices, verified) : verified;
+  if (isReject(devices)) return devices;
+  const conversation = directConversationId(env.crypto, self.account, contact);
+  const base = direct ?? newDirect({ contact, conversation, name, devices }, env);
+  const roots = mergeRoots(base.roots, introducedRoots(introduction, self.keys.certificate.device), env.now);
+  const moved: DirectState = {
+    ...withPair({ ...state, direct: { ...base, devices, roots } }, opened.pair),
+    ...(opened.prekeys && { prekeys: opened.prekeys }),
+  };
+  return { state: withBundles(moved, contact, bundles), effects: [{ type: "receipt-due" }] };
+}
+
+/**
+ * Whose conversation an introduction speaks of, so that the caller can load and lock it before `receive`. Changes nothing.
+ * @returns Undefined when the payload is not an introduction of ours.
+ */
+export async function introducedContact(
+  state: Pick<DirectState, "self" | "pairs" | "prekeys">,
+  payload: DirectPayload,
+  env: Env,
+): Promise<AccountId | undefined> {
+  const { self, pairs, prekeys } = state;
+  const opened = await openPayload({ self, payload, pairs, prekeys, conversation: undefined }, env);
+  return !isReject(opened) && "introduction" in opened ? opened.introduction.contact : undefined;
 }
 
 /**
@@ -579,7 +740,11 @@ async function admit(state: DirectState, opened: Opened, env: Env): Promise<OrRe
   const { event } = opened;
   const { body } = event;
   const own = event.author === state.self.account;
-  if (own) return acceptsFrom(state.self.list, event) && state.direct ? state : reject("conversation/unknown-device");
+  if (own) return judged(state.self.list, event) ?? (state.direct ? state : reject("conversation/unknown-contact"));
+  // They can certify a key of ours, but it does not speak for them (CV15).
+  if (state.self.list.certificates.some(({ device }) => device === event.device)) {
+    return reject("conversation/not-their-device");
+  }
   if (state.direct && event.author !== state.direct.contact) return reject("conversation/wrong-author");
   if (!state.direct && body.type !== "contactRequest") return reject("conversation/unknown-contact");
 
@@ -593,11 +758,19 @@ async function admit(state: DirectState, opened: Opened, env: Env): Promise<OrRe
     devices = merged;
   }
   assert(devices !== undefined, "a known contact has a device list");
-  if (!acceptsFrom(devices, event)) return reject("conversation/unknown-device");
+  const refused = judged(devices, event);
+  if (refused) return refused;
   if (state.direct) return { ...state, direct: { ...state.direct, devices } };
   assert(body.type === "contactRequest", "only a request makes a conversation");
   const direct = newDirect({ contact: event.author, conversation: event.conversation, name: body.name, devices }, env);
   return { ...state, direct };
+}
+
+/** CV34: why nothing of this device counts, or not any more. */
+function judged(devices: DeviceList, event: Event): Reject | undefined {
+  if (acceptsFrom(devices, event)) return undefined;
+  const listed = devices.certificates.some(({ device }) => device === event.device);
+  return reject(listed ? "conversation/revoked-device" : "conversation/unknown-device");
 }
 
 /** Notes the arrival, then lets the body act. */
@@ -615,9 +788,11 @@ async function take(state: DirectState, opened: Opened, env: StepEnv): Promise<O
   if (event.index === 0) return act({ state: { ...state, direct: heard }, effects: [] }, opened, env);
 
   const known = heard.received.find(({ device }) => device === event.device) ?? receiptOf(event.device, []);
+  const indices = withIndex(known, event.index);
+  if (indices.ranges.length > MAX_KEPT_RANGES) return reject("conversation/too-many-gaps");
   const parents = new Set(event.parents);
   const heads = [...heard.heads.filter((head) => !parents.has(head)), opened.eventId].toSorted().slice(-MAX_PARENTS);
-  const noted: Direct = { ...heard, heads, received: mergeReceipts(heard.received, [withIndex(known, event.index)]) };
+  const noted: Direct = { ...heard, heads, received: mergeReceipts(heard.received, [indices]) };
   const effects: Effect[] = [
     { type: "record", id: opened.eventId, event, bytes: opened.bytes },
     { type: "receipt-due" },
@@ -649,9 +824,8 @@ async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<S
     case "contactWithdraw":
       return withAnswer(done, opened, "withdrawn");
     case "rootChange": {
-      const root = checkRoot(body.root, { now: env.now });
-      if (isReject(root)) return root;
-      return becoming({ roots: adoptRoot(env.crypto, direct.roots, { root, proposedIn: 0 }, env.now) });
+      const roots = withTheirRoot(state, opened, body.root, env);
+      return isReject(roots) ? roots : becoming({ roots });
     }
     case "relays": {
       if (opened.event.author !== direct.contact) return done;
@@ -682,6 +856,16 @@ async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<S
   }
 }
 
+/** CV73: a contact listens on the root it sends; one from a device of ours is a proposal until they have receipted it. */
+function withTheirRoot(state: DirectState, opened: Opened, sent: ConversationRoot, env: Env): OrReject<Direct["roots"]> {
+  const { roots } = state.direct!;
+  const root = acceptableRoot(roots, sent, { now: env.now });
+  if (isReject(root)) return root;
+  const { author, device, index } = opened.event;
+  const proposal = author === state.self.account ? { proposedIn: index, proposedBy: device } : { proposedIn: 0 };
+  return adoptRoot(env.crypto, roots, { root, ...proposal }, env.now);
+}
+
 /** What a request or an acceptance tells of its author. */
 function takeFacts(
   state: DirectState,
@@ -690,9 +874,8 @@ function takeFacts(
   env: Env,
 ): OrReject<DirectState> {
   const direct = state.direct!;
-  const root = checkRoot(body.root, { now: env.now });
-  if (isReject(root)) return root;
-  const roots = adoptRoot(env.crypto, direct.roots, { root, proposedIn: 0 }, env.now);
+  const roots = withTheirRoot(state, opened, body.root, env);
+  if (isReject(roots)) return roots;
   const theirs = opened.event.author === direct.contact
     ? { name: body.name, relays: body.relays, inbox: body.inbox, directory: body.directory }
     : {};
@@ -709,7 +892,8 @@ function withBundles(state: DirectState, author: AccountId, bundles: readonly Ui
     if (isReject(bundle) || bundle.certificate.account !== author || !live.has(bundle.certificate.device)) continue;
     const { device } = bundle.certificate;
     if (device === state.self.keys.certificate.device) continue;
-    next = withPair(next, { ...(next.pairs.get(device) ?? newPair(author, device)), bundle: encoded });
+    const pair = next.pairs.get(device) ?? newPair(author, device);
+    if (pair.account === author) next = withPair(next, { ...pair, bundle: encoded });
   }
   return next;
 }
@@ -727,8 +911,13 @@ async function takeRequest(
   const fact = { event: opened.eventId, from: author, at: time.wall, answer: "open" } as const;
   const asked: DirectState = { ...state, direct: { ...direct, requests: withRequest(direct.requests, fact) } };
   const invited = author === direct.contact ? claimInvite(asked, author, body, env) : undefined;
-  if (invited === undefined || currentRelation(asked, env.now) !== "incoming") {
-    return { ...done, state: invited ?? asked };
+  if (isReject(invited)) return invited;
+  if (currentRelation(asked, env.now) !== "incoming") return { ...done, state: invited ?? asked };
+  if (invited === undefined) {
+    const bundles = fittingBundles(state.self.list, bundlesOfOthers(asked));
+    if (bundles.length === 0) return { ...done, state: asked };
+    // CV56: until it is answered they could not reach our other devices, on which it may be answered.
+    return chain({ ...done, state: asked }, (now) => post(now, { type: "prekeys", bundles }, env));
   }
   return chain({ ...done, state: invited }, (now) => answerWith(now, "accepted", env));
 }
@@ -739,12 +928,14 @@ function claimInvite(
   author: AccountId,
   body: BodyOf<"contactRequest">,
   env: Env,
-): DirectState | undefined {
+): OrReject<DirectState | undefined> {
   const { inviteId, inviteProof } = body;
-  if (inviteId === undefined || inviteProof === undefined) return undefined;
+  if (inviteId === undefined) return undefined;
   const invite = state.invites?.find((open) => equalBytes(open.inviteId, inviteId));
   if (invite === undefined || env.now >= invite.expiresAt) return undefined;
-  if (!equalBytes(redemptionProof(env.crypto, invite, author), inviteProof)) return undefined;
+  if (inviteProof === undefined || !equalBytes(redemptionProof(env.crypto, invite, author), inviteProof)) {
+    return reject("conversation/bad-invite-proof");
+  }
   if (invite.usedBy.includes(author)) return state;
   // Beyond its uses an invite brings a request that waits for the person, it does not vanish.
   if (invite.usedBy.length >= invite.uses) return undefined;
@@ -768,13 +959,18 @@ function withAnswer(done: Step, opened: Opened, choice: "accepted" | "declined" 
 function takeReceipt(state: DirectState, opened: Opened, body: BodyOf<"receipt">, env: Env): Step {
   const direct = state.direct!;
   const self = state.self.keys.certificate.device;
-  // What they say of our own events ends at what we have written; of our other devices' we cannot know (CO34).
-  const said = body.devices.map((entry) => (entry.device === self ? clipReceipt(entry, direct.lastIndex) : entry));
+  // What they say of our own events ends at what we have written; of our other devices' we cannot know (CO34). Devices that
+  // nobody has are nobody's.
+  const listed = new Set([...state.self.list.certificates, ...direct.devices.certificates].map((entry) => entry.device));
+  const said = body.devices
+    .filter((entry) => listed.has(entry.device))
+    .map((entry) => (entry.device === self ? clipReceipt(entry, direct.lastIndex) : entry));
   const { device } = opened.event;
   const known = direct.receipts.find(({ from }) => from === device)?.devices ?? [];
   const others = direct.receipts.filter(({ from }) => from !== device);
-  const receipts = [{ from: device, devices: mergeReceipts(known, said) }, ...others].slice(0, MAX_RECEIPT_SENDERS);
-  const receipted = (index: number): boolean => covers(receipts[0]!.devices, self, index);
+  const devices = mergeReceipts(known, said).map((entry) => ({ ...entry, ranges: entry.ranges.slice(0, MAX_KEPT_RANGES) }));
+  const receipts = [{ from: device, devices }, ...others].slice(0, MAX_RECEIPT_SENDERS);
+  const receipted = (index: number, by: DeviceId | undefined): boolean => covers(devices, by ?? self, index);
   const roots = isTheirs(direct, device) ? activateRoots(direct.roots, receipted, env.now) : direct.roots;
   return { state: { ...state, direct: { ...direct, receipts, roots } }, effects: [{ type: "receipted" }] };
 }

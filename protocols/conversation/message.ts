@@ -15,6 +15,7 @@ import type { AccountId, ConversationId, DeviceId, EventId } from "#protocols/ba
 import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import type { CryptoSuite, Env } from "#protocols/base/suite.ts";
 import { decodeEvent, directConversationId, type Event, eventId } from "#protocols/content/content.ts";
+import { MAX_PAYLOAD_BYTES } from "#protocols/envelope/envelope.ts";
 import {
   decodeBundle,
   initHint,
@@ -29,9 +30,11 @@ import {
   deviceListHash,
 } from "#protocols/identity/identity.ts";
 import { findWrap, randomWrap, startSession, unwrap, wrap, WRAP_BYTES } from "#protocols/ratchet/ratchet.ts";
+import { type Introduction, introductionSchema } from "./introduction.ts";
 import {
   type DevicePair,
   findSession,
+  mayStartHandshake,
   MAX_INIT_BYTES,
   newPair,
   sendingSession,
@@ -39,19 +42,26 @@ import {
   withSession,
   withState,
 } from "./pair.ts";
+import { renewalDue } from "./rekey.ts";
 
 /** Devices one message can be for: 8 of theirs and 7 others of ours, padded to a power of two (CV22). */
 export const MAX_WRAPS = 16;
 const SALT_BYTES = 16;
 const TAG_BYTES = 16;
 const COMMITMENT_BYTES = 32;
+/** An initial message of the handshake with its head. */
+const INIT_ROOM_BYTES = 1_540;
 /** Device lists are compared by this much of their hash: a mismatch is a hint to send the list, not a proof. */
 const LIST_HASH_BYTES = 16;
 /** What the envelope carries (64 KiB) less wraps, initial messages and framing. Larger content goes to media. */
 export const MAX_EVENT_BYTES = 40 * 1024;
+/** CBOR heads of everything in a payload: 16 wraps, 16 initial messages and the fields, with room to spare. */
+const FRAMING_BYTES = 256;
 const NONCE = new Uint8Array(12);
 const CONTENT_LABEL = utf8("skein/1/content");
-const DIRECT_LABEL = utf8("skein/1/direct");
+/** What the content is; an introduction never passes for an event (CV50). */
+const LABELS = { event: utf8("skein/1/direct"), introduction: utf8("skein/1/introduction") } as const;
+type Kind = keyof typeof LABELS;
 const RECIPIENTS_LABEL = utf8("skein/1/recipients");
 
 export const directPayloadSchema = struct({
@@ -79,6 +89,7 @@ function contentKeys(crypto: CryptoSuite, contentKey: Uint8Array, salt: Uint8Arr
 }
 
 type Binding = {
+  readonly kind: Kind;
   readonly conversation: ConversationId;
   readonly account: AccountId;
   readonly device: DeviceId;
@@ -88,7 +99,7 @@ type Binding = {
 
 function associatedData(binding: Binding): Uint8Array {
   const raw = [binding.conversation, binding.account, binding.device, binding.event].map((text) => fromHex(text)!);
-  return concat(DIRECT_LABEL, ...raw, binding.recipientsHash);
+  return concat(LABELS[binding.kind], ...raw, binding.recipientsHash);
 }
 
 function recipientsHash(crypto: CryptoSuite, recipients: readonly DeviceId[], listHashes: Uint8Array): Uint8Array {
@@ -109,9 +120,17 @@ export type Sealed = {
   readonly unreachable: readonly DeviceId[];
 };
 
+/** CV23: how many initial messages (1,536 bytes, the dearest part of a first message) fit beside an event. */
+function roomForInits(eventBytes: number): number {
+  const wraps = MAX_WRAPS * WRAP_BYTES;
+  const fixed = SALT_BYTES + COMMITMENT_BYTES + TAG_BYTES + 32 + wraps + FRAMING_BYTES;
+  return Math.floor((MAX_PAYLOAD_BYTES - fixed - eventBytes) / INIT_ROOM_BYTES);
+}
+
 /**
  * @param options.event - Canonical encoding of `eventId`'s event.
- * @param options.recipients - Live devices of both sides without this one.
+ * @param options.recipients - Live devices of both sides without this one. Those for whose initial message there is no room
+ * are left out this time; they have receipted nothing, so they come next (CV23).
  * @returns Undefined when no recipient can be reached at all.
  */
 export async function sealEvent(
@@ -123,6 +142,7 @@ export async function sealEvent(
     readonly event: Uint8Array;
     readonly recipients: readonly DeviceCertificate[];
     readonly pairs: Pairs;
+    readonly kind?: Kind;
   },
   env: Env,
 ): Promise<{ readonly payload: Uint8Array | undefined } & Omit<Sealed, "payload">> {
@@ -136,12 +156,15 @@ export async function sealEvent(
   const moved = new Map<DeviceId, DevicePair>();
   const reachable: { readonly pair: DevicePair; readonly session: Session }[] = [];
   const unreachable: DeviceId[] = [];
+  let room = roomForInits(options.event.length);
   for (const certificate of recipients) {
     const pair = options.pairs.get(certificate.device) ?? newPair(certificate.account, certificate.device);
     const remoteListHash = certificate.account === self.account ? ownHash : peerHash;
-    const ready = await readySession(self, pair, { ownHash, remoteListHash }, env);
-    if (ready) reachable.push(ready);
-    else unreachable.push(certificate.device);
+    // Whoever lists somebody else's device does not get that one's session (CV15).
+    const theirs = pair.account === certificate.account;
+    const ready = theirs ? await readySession(self, pair, { ownHash, remoteListHash }, env) : undefined;
+    if (ready === undefined) unreachable.push(certificate.device);
+    else if (ready.session.init === undefined || room-- > 0) reachable.push(ready);
   }
   if (reachable.length === 0) return { payload: undefined, pairs: moved, unreachable };
 
@@ -150,6 +173,7 @@ export async function sealEvent(
   const listHashes = concat(ownHash.slice(0, LIST_HASH_BYTES), peerHash.slice(0, LIST_HASH_BYTES));
   const recipientIds = reachable.map(({ pair }) => pair.device);
   const binding: Binding = {
+    kind: options.kind ?? "event",
     conversation: options.conversation,
     account: self.account,
     device: self.keys.certificate.device,
@@ -195,7 +219,19 @@ async function readySession(
   env: Env,
 ): Promise<{ readonly pair: DevicePair; readonly session: Session } | undefined> {
   const existing = sendingSession(pair);
-  if (existing) return { pair, session: existing };
+  if (existing && !renewalDue(pair, existing, env.now)) return { pair, session: existing };
+  const started = await startedSession(self, pair, hashes, env);
+  // Without a usable bundle the old session goes on: late forward secrecy is better than silence (CV84).
+  return started ?? (existing && { pair, session: existing });
+}
+
+/** CV12: a new session from the bundle they gave us, if there is one that can be used. */
+async function startedSession(
+  self: Self,
+  pair: DevicePair,
+  hashes: { readonly ownHash: Uint8Array; readonly remoteListHash: Uint8Array },
+  env: Env,
+): Promise<{ readonly pair: DevicePair; readonly session: Session } | undefined> {
   if (!pair.bundle) return undefined;
   const bundle = decodeBundle(pair.bundle);
   if (isReject(bundle)) return undefined;
@@ -241,10 +277,15 @@ type Unwrapped = {
   readonly certificate?: DeviceCertificate;
 };
 
+/** What one of our own devices told us of a conversation that we may not know yet (introduction.ts). */
+export type Introduced = Pick<Opened, "pair" | "handshakeHash" | "prekeys" | "certificate"> & {
+  readonly introduction: Introduction;
+};
+
 /**
  * Opens a payload that reached this device. Nothing it returns has been stored; on a reject nothing has changed.
  * @param options.conversation - The conversation of the topic it came on; undefined for the inbox, where it is the direct
- * conversation with whoever wrote.
+ * conversation with whoever wrote, and an introduction if that is a device of our own (CV50).
  * @returns Rejects: `conversation/not-for-me`, those of handshake and ratchet, `conversation/two-key-ciphertext`,
  * `conversation/bad-content`, `conversation/wrong-event-id`, `conversation/wrong-author`, `conversation/wrong-conversation`,
  * and those of content's decoder.
@@ -258,7 +299,7 @@ export async function openPayload(
     readonly conversation: ConversationId | undefined;
   },
   env: Env,
-): Promise<OrReject<Opened>> {
+): Promise<OrReject<Opened | Introduced>> {
   const { self, payload } = options;
   const { crypto } = env;
   const unwrapped =
@@ -269,7 +310,9 @@ export async function openPayload(
 
   const { pair, plaintext } = unwrapped;
   const contentKey = plaintext.slice(0, 32);
+  const kind = options.conversation === undefined && pair.account === self.account ? "introduction" : "event";
   const binding: Binding = {
+    kind,
     conversation: options.conversation ?? directConversationId(crypto, self.account, pair.account),
     account: pair.account,
     device: pair.device,
@@ -288,6 +331,16 @@ export async function openPayload(
   });
   if (opened === undefined) return reject("conversation/bad-content");
   if (eventId(crypto, opened) !== payload.event) return reject("conversation/wrong-event-id");
+  const session = {
+    pair,
+    handshakeHash: unwrapped.handshakeHash,
+    ...(unwrapped.prekeys && { prekeys: unwrapped.prekeys }),
+    ...(unwrapped.certificate && { certificate: unwrapped.certificate }),
+  };
+  if (kind === "introduction") {
+    const introduction = decode(introductionSchema, opened);
+    return isReject(introduction) ? introduction : { ...session, introduction };
+  }
   const event = decodeEvent(opened);
   if (isReject(event)) return event;
   if (event.author !== pair.account || event.device !== pair.device) return reject("conversation/wrong-author");
@@ -298,10 +351,7 @@ export async function openPayload(
     event,
     eventId: payload.event,
     bytes: opened,
-    pair,
-    handshakeHash: unwrapped.handshakeHash,
-    ...(unwrapped.prekeys && { prekeys: unwrapped.prekeys }),
-    ...(unwrapped.certificate && { certificate: unwrapped.certificate }),
+    ...session,
     listHashes: { author: hashes.slice(0, LIST_HASH_BYTES), peer: hashes.slice(LIST_HASH_BYTES) },
   };
 }
@@ -355,6 +405,11 @@ async function unwrapWithInit(
     }
     const { certificate, seed } = { certificate: answered.remote, seed: answered.seed };
     const pair = pairs.get(certificate.device) ?? newPair(certificate.account, certificate.device);
+    // An account can certify any device key, also one that is not its own; the handshake proves the account alone (CV15).
+    if (pair.account !== certificate.account) {
+      refused = reject("conversation/not-their-device");
+      continue;
+    }
     // A session of this hash whose keys did not match the wrap has moved past it: an old message came again.
     if (findSession(pair, seed.handshakeHash) || answered.repeated) {
       refused = reject("conversation/repeated-init");
@@ -378,6 +433,31 @@ async function unwrapWithInit(
     return { ...unwrapped, prekeys: answered.store, certificate };
   }
   return refused;
+}
+
+/**
+ * CV84: a wrap of ours that names a rekey we do not know comes from a session whose ends have parted (a restored disk, a lost
+ * commit). Its header was authentic, so the pair gets a new session. @returns Undefined when it is too soon or cannot be done.
+ */
+export async function renewedPair(
+  options: { readonly self: Self; readonly peerList: DeviceList; readonly payload: DirectPayload; readonly pairs: Pairs },
+  env: Env,
+): Promise<DevicePair | undefined> {
+  const { self, payload } = options;
+  const parted = (session: Session): boolean =>
+    findWrap(env.crypto, session.state, payload.salt, payload.wraps) !== undefined;
+  const pair = options.pairs.values().find(({ sessions }) => sessions.some(parted));
+  if (pair === undefined || !mayStartHandshake(pair, env.now)) return undefined;
+  const ownHash = deviceListHash(env.crypto, self.list);
+  const peerHash = deviceListHash(env.crypto, options.peerList);
+  const hashes = { ownHash, remoteListHash: pair.account === self.account ? ownHash : peerHash };
+  const started = await startedSession(self, pair, hashes, env);
+  return started && withSession(started.pair, started.session);
+}
+
+/** What one of our lists is compared by. */
+export function shortListHash(crypto: CryptoSuite, devices: DeviceList): Uint8Array {
+  return deviceListHash(crypto, devices).slice(0, LIST_HASH_BYTES);
 }
 
 /** Parses what came out of an envelope or a deposit. */

@@ -11,6 +11,9 @@ import { type RatchetState, ratchetSchema } from "#protocols/ratchet/ratchet.ts"
 /** Sessions of one device pair. More never arise honestly: each costs a handshake, at most one an hour (CV12). */
 export const MAX_SESSIONS = 5;
 
+/** Between two handshakes that we start with one device (DESIGN section 4). */
+export const HANDSHAKE_INTERVAL_MS = 3_600_000;
+
 /** An initiator's sealed initial message: PQXDH with its KEM ciphertext and certificate. */
 export const MAX_INIT_BYTES = 4096;
 
@@ -33,27 +36,49 @@ export const pairSchema = struct({
   bundle: optional(bytes({ max: MAX_BUNDLE_BYTES })),
   /** When we last started a handshake, so that there is at most one an hour. */
   handshakeAt: uint(),
-  /** When we last offered a post-quantum rekey, so that an unanswered offer is not repeated with every message. */
+  /** When we first made the post-quantum rekey offer that is out, and when we last repeated it (CV81). */
   offeredAt: uint(),
+  repeatedAt: uint(),
 });
 export type DevicePair = Infer<typeof pairSchema>;
 
 export function newPair(account: AccountId, device: DeviceId): DevicePair {
-  return { account, device, sessions: [], handshakeAt: 0, offeredAt: 0 };
+  return { account, device, sessions: [], handshakeAt: 0, offeredAt: 0, repeatedAt: 0 };
 }
 
-/** CV13: the session that last opened something; before any did, and on a tie, the lower handshake hash on both sides. */
+/**
+ * CV13: the session that last opened something, or that we started since; on a tie the lower handshake hash, which is the same
+ * on both sides.
+ */
 export function sendingSession(pair: DevicePair): Session | undefined {
   let best: Session | undefined;
   for (const session of pair.sessions) {
-    if (best === undefined || preferred(session, best)) best = session;
+    if (best === undefined || preferred(pair, session, best)) best = session;
   }
   return best;
 }
 
-function preferred(a: Session, b: Session): boolean {
-  if (a.receivedAt !== b.receivedAt) return a.receivedAt > b.receivedAt;
-  return compareBytes(a.handshakeHash, b.handshakeHash) < 0;
+function preferred(pair: DevicePair, a: Session, b: Session): boolean {
+  const newer = lastUse(pair, a) - lastUse(pair, b);
+  return newer === 0 ? compareBytes(a.handshakeHash, b.handshakeHash) < 0 : newer > 0;
+}
+
+function lastUse(pair: DevicePair, session: Session): number {
+  return session.init === undefined ? session.receivedAt : Math.max(session.receivedAt, pair.handshakeAt);
+}
+
+/** CV12. A clock that was set back does not lock us out: a handshake in the future does not count. */
+export function mayStartHandshake(pair: DevicePair, now: number): boolean {
+  return now >= pair.handshakeAt + HANDSHAKE_INTERVAL_MS || now < pair.handshakeAt;
+}
+
+/**
+ * CV14: a bundle from a new invite. Sessions that nobody has answered go: they may have been started from prekeys that are dead,
+ * and then nothing ever would.
+ */
+export function withInviteBundle(pair: DevicePair, bundle: Uint8Array): DevicePair {
+  if (pair.bundle !== undefined && equalBytes(pair.bundle, bundle)) return pair;
+  return { ...pair, bundle, sessions: pair.sessions.filter(({ init }) => init === undefined) };
 }
 
 export function findSession(pair: DevicePair, handshakeHash: Uint8Array): Session | undefined {

@@ -5,11 +5,14 @@
 import type { BodyOf } from "#protocols/content/content.ts";
 import { isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import type { Env } from "#protocols/base/suite.ts";
-import { acceptRekey, finishRekey, offerRekey, rekeyDue } from "#protocols/ratchet/ratchet.ts";
-import { type DevicePair, findSession, sendingSession, withSession, withState } from "./pair.ts";
+import { acceptRekey, finishRekey, offerRekey, rekeyDue, rekeyOverdue } from "#protocols/ratchet/ratchet.ts";
+import { type DevicePair, findSession, mayStartHandshake, sendingSession, type Session, withSession, withState } from "./pair.ts";
 
 /** An offer without an answer goes again with the first message after this long: the answer may just be under way. */
 export const OFFER_REPEAT_MS = 60_000;
+
+/** How long the other side may talk on without answering an offer that is overdue, before we start anew. */
+export const OFFER_PATIENCE_MS = 3_600_000;
 
 export type Offered = { readonly pair: DevicePair; readonly handshakeHash: Uint8Array; readonly offer: Uint8Array };
 
@@ -17,10 +20,13 @@ export type Offered = { readonly pair: DevicePair; readonly handshakeHash: Uint8
 export async function dueOffer(pair: DevicePair, env: Env): Promise<Offered | undefined> {
   const session = sendingSession(pair);
   if (session === undefined) return undefined;
-  const unanswered = session.state.rekey.own.type === "offered" && env.now >= pair.offeredAt + OFFER_REPEAT_MS;
-  if (!unanswered && !rekeyDue(session.state, env.now)) return undefined;
+  const out = session.state.rekey.own.type === "offered";
+  // A repeat "in the future" is from a clock that was wrong then.
+  const repeat = out && (env.now >= pair.repeatedAt + OFFER_REPEAT_MS || env.now < pair.repeatedAt);
+  if (!repeat && !rekeyDue(session.state, env.now)) return undefined;
   const { state, offer } = await offerRekey(session.state, env);
-  const moved = withSession({ ...pair, offeredAt: env.now }, withState(session, state));
+  const offeredAt = out ? pair.offeredAt : env.now;
+  const moved = withSession({ ...pair, offeredAt, repeatedAt: env.now }, withState(session, state));
   return { pair: moved, handshakeHash: session.handshakeHash, offer };
 }
 
@@ -41,4 +47,13 @@ export async function finishOffer(pair: DevicePair, body: BodyOf<"rekeyAnswer">,
   if (session === undefined) return reject("conversation/unknown-session");
   const finished = await finishRekey(session.state, body.answer, env);
   return isReject(finished) ? finished : withSession(pair, withState(session, finished.state));
+}
+
+/**
+ * CV83: twice overdue, an offer of ours out for an hour, and they talked to us after that hour without answering it: whatever
+ * keeps the rekey from happening, a new handshake does without it. Who is merely away is not started anew.
+ */
+export function renewalDue(pair: DevicePair, session: Session, now: number): boolean {
+  const ignored = session.state.rekey.own.type === "offered" && session.receivedAt >= pair.offeredAt + OFFER_PATIENCE_MS;
+  return ignored && rekeyOverdue(session.state, now) && mayStartHandshake(pair, now);
 }

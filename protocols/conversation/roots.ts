@@ -2,10 +2,13 @@
  * The roots of one conversation: every one that may still carry messages is heard, one is written on. Spec: ./SPEC.md CV70-CV76.
  */
 import { equalBytes } from "#protocols/base/bytes.ts";
-import { type Infer, list, optional, struct, uint } from "#protocols/base/codec.ts";
+import { id, type Infer, list, optional, struct, uint } from "#protocols/base/codec.ts";
+import type { DeviceId } from "#protocols/base/ids.ts";
+import { type OrReject, reject } from "#protocols/base/reject.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
 import {
   advance,
+  checkRoot,
   compareRoots,
   type ConversationRoot,
   conversationRootSchema,
@@ -25,12 +28,22 @@ export const SUPERSEDED_MS = 2 * PERIOD_MS;
 /** A direct chat replaces its root when it is this old (CV74). */
 export const ROOT_LIFETIME_MS = PERIOD_MS;
 
+/** A clock ahead of ours by more than this was wrong; what it proposed waits for nobody (CV74). */
+const MAX_AHEAD_MS = 24 * 3_600_000;
+/**
+ * How far one root may raise the version: twenty years of weekly ones that we slept through. Without a bound one root with the
+ * last version would be the last root (CV76).
+ */
+export const MAX_VERSION_JUMP = 1_024;
+
 export const rootEntrySchema = struct({
   chain: rootChainSchema,
   /** Kept while it may have to be handed on; dropped with the first period, for forward secrecy. */
   root: optional(conversationRootSchema),
   /** Index of our event that proposes it, until one of their devices has receipted that: nobody listens there yet (CV73). */
   proposedIn: uint(),
+  /** Which device of our account wrote that event; none is this one. */
+  proposedBy: optional(id<DeviceId>()),
   /** When a better root became active, or 0. */
   supersededAt: uint(),
 });
@@ -53,30 +66,65 @@ export function writingRoot(roots: Roots): RootEntry | undefined {
   return sorted.find(isActive) ?? sorted[0];
 }
 
+/** CV76: whether a root that somebody else made may be opened. */
+export function acceptableRoot(
+  roots: Roots,
+  root: ConversationRoot,
+  options: { readonly now: number },
+): OrReject<ConversationRoot> {
+  const highest = roots.reduce((version, { chain }) => Math.max(version, chain.version), 0);
+  if (root.version > highest + MAX_VERSION_JUMP) return reject("conversation/root-version");
+  return checkRoot(root, options);
+}
+
+/** Where a proposal of our account stands: active (0), or waiting for a receipt of theirs. */
+type Proposal = Pick<RootEntry, "proposedIn" | "proposedBy">;
+
+function merged(known: Proposal, other: Proposal): Proposal {
+  if (known.proposedIn === 0 || other.proposedIn === 0) return { proposedIn: 0 };
+  return known;
+}
+
 /**
  * Adds a root, or makes a known one active; marks what is beaten by an active one.
- * @param proposedIn - Index of our event that proposes it; 0 when it came from another device.
+ * @param proposal.proposedIn - Index of our account's event that proposes it; 0 when it came from the contact.
+ * @param proposal.proposedBy - The device that wrote that event, if it is not this one.
  */
 export function adoptRoot(
   crypto: CryptoSuite,
   roots: Roots,
-  proposal: { readonly root: ConversationRoot; readonly proposedIn: number },
+  proposal: { readonly root: ConversationRoot; readonly proposedIn: number; readonly proposedBy?: DeviceId },
   now: number,
 ): Roots {
-  const { root, proposedIn } = proposal;
-  const chain = openRoot(crypto, root);
-  const same = (entry: RootEntry): boolean => equalBytes(entry.chain.rootHash, chain.rootHash);
-  const known = roots.find(same);
-  const entry: RootEntry = known
-    ? { ...known, proposedIn: Math.min(known.proposedIn, proposedIn) }
-    : { chain, root, proposedIn, supersededAt: 0 };
-  return settle([...roots.filter((other) => !same(other)), entry], now);
+  const { root, ...where } = proposal;
+  return mergeRoots(roots, [{ chain: openRoot(crypto, root), root, ...where, supersededAt: 0 }], now);
+}
+
+/** Adds what another device of ours hears; what is active for one of us is active (CV53). */
+export function mergeRoots(roots: Roots, others: Roots, now: number): Roots {
+  let all = roots;
+  for (const other of others) {
+    const same = (entry: RootEntry): boolean => equalBytes(entry.chain.rootHash, other.chain.rootHash);
+    const known = all.find(same);
+    const { proposedIn: _in, proposedBy: _by, ...entry } = known ?? other;
+    all = [...all.filter((entry) => !same(entry)), { ...entry, ...merged(known ?? other, other) }];
+  }
+  return settle(all, now);
 }
 
 /** A proposal counts once `receipted` says that its event has arrived. */
-export function activateRoots(roots: Roots, receipted: (index: number) => boolean, now: number): Roots {
-  if (!roots.some((entry) => !isActive(entry) && receipted(entry.proposedIn))) return roots;
-  const heard = roots.map((entry) => (!isActive(entry) && receipted(entry.proposedIn) ? { ...entry, proposedIn: 0 } : entry));
+export function activateRoots(
+  roots: Roots,
+  receipted: (index: number, device: DeviceId | undefined) => boolean,
+  now: number,
+): Roots {
+  const arrived = (entry: RootEntry): boolean => !isActive(entry) && receipted(entry.proposedIn, entry.proposedBy);
+  if (!roots.some(arrived)) return roots;
+  const heard = roots.map((entry) => {
+    if (!arrived(entry)) return entry;
+    const { proposedBy: _by, ...rest } = entry;
+    return { ...rest, proposedIn: 0 };
+  });
   return settle(heard, now);
 }
 
@@ -107,9 +155,17 @@ export function advanceRoots(crypto: CryptoSuite, roots: Roots, now: number): Ro
   }
 }
 
-export function rootDue(roots: Roots, now: number): boolean {
+/**
+ * CV74: whether to propose a new root: the one we write on is a week old, or older than the going of a device.
+ * @param revokedAt - When the last device of either side was revoked; 0 for never.
+ */
+export function rootDue(roots: Roots, now: number, revokedAt = 0): boolean {
   const writing = writingRoot(roots);
-  return writing !== undefined && roots.every(isActive) && now >= writing.chain.createdAt + ROOT_LIFETIME_MS;
+  if (writing === undefined || !roots.every((entry) => isActive(entry) || entry.chain.createdAt > now + MAX_AHEAD_MS)) {
+    return false;
+  }
+  const { createdAt } = writing.chain;
+  return now >= createdAt + ROOT_LIFETIME_MS || (revokedAt <= now && revokedAt > createdAt);
 }
 
 /** Every topic to hear now: previous, current and next period of every root, because clocks and periods overlap. */

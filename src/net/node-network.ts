@@ -6,7 +6,6 @@ import { identify } from "@libp2p/identify";
 import type { Connection as LibConnection, PeerDiscovery, Stream, Transport } from "@libp2p/interface";
 import { noise } from "@libp2p/noise";
 import { tcp } from "@libp2p/tcp";
-import { webSockets } from "@libp2p/websockets";
 import { type Multiaddr, multiaddr } from "@multiformats/multiaddr";
 import { createLibp2p, type Libp2pOptions } from "libp2p";
 import type { PeerId } from "#protocols/base/ids.ts";
@@ -61,7 +60,7 @@ export async function createNodeNetwork(options: NodeNetworkOptions): Promise<Ne
       // Identify tells our addresses to whoever connects; a peer tells them only to its contacts, inside their conversation.
       ...(relay === false && { announceFilter: () => [] }),
     },
-    transports: [tcp(), webSockets(), circuitTransport(relays)],
+    transports: [tcp(), circuitTransport(relays)],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux({ streamOptions: { maxStreamWindowSize: STREAM_WINDOW_BYTES } })],
     connectionGater: { denyDialPeer: (peer) => !permits.allows(peer), denyDialMultiaddr: () => false },
@@ -85,7 +84,10 @@ export async function createNodeNetwork(options: NodeNetworkOptions): Promise<Ne
       },
     },
   };
-  if (listen.some(isWebRtcDirect)) init.transports!.push(await webRtcTransport(options.certificate));
+  const optional = new OptionalTransports(options.certificate);
+  for (const address of listen) {
+    await optional.load(address, (transport) => Promise.resolve(init.transports!.push(transport)));
+  }
   if (options.mdns) init.peerDiscovery = [await discovery(options.mdns.onFound)];
 
   const node = await createLibp2p(init);
@@ -104,12 +106,12 @@ export async function createNodeNetwork(options: NodeNetworkOptions): Promise<Ne
     relays,
     announce,
     limits,
-    async prepareDial(address) {
-      if (!isWebRtcDirect(address.toString()) || inside.transportManager.dialTransportForMultiaddr(address)) return;
-      const transport = (await webRtcTransport(options.certificate))(inside as never);
-      await (transport as unknown as { start(): Promise<void> }).start();
-      if (!inside.transportManager.dialTransportForMultiaddr(address)) inside.transportManager.add(transport);
-    },
+    prepareDial: (address) =>
+      optional.load(address.toString(), async (make) => {
+        const transport = make(inside as never);
+        await startable(transport).start?.();
+        inside.transportManager.add(transport);
+      }),
   });
   try {
     await node.start();
@@ -149,17 +151,47 @@ const NO_DATASTORE = {
 };
 
 type TransportComponents = { readonly transportManager: Components["transportManager"] & TransportAdder };
-type TransportAdder = {
-  add(transport: Transport): void;
-  dialTransportForMultiaddr(address: Multiaddr): Transport | undefined;
-};
+type TransportAdder = { add(transport: Transport): void };
+type MakeTransport = NonNullable<Libp2pOptions["transports"]>[number];
+
+/**
+ * Transports imported when the first address asks for them: WebSockets cost 40 ms, WebRTC as much as all the rest. Dials that
+ * come meanwhile wait for the same import and find it done.
+ */
+class OptionalTransports {
+  readonly #loads: { readonly pattern: RegExp; readonly load: () => Promise<MakeTransport> }[];
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(certificate: WebRtcCertificate | undefined) {
+    this.#loads = [
+      { pattern: /\/wss?(\/|$)/, load: webSocketTransport },
+      { pattern: /\/webrtc-direct(\/|$)/, load: () => webRtcTransport(certificate) },
+    ];
+  }
+
+  /** Hands those that `address` needs to `add`, each once, and waits for what others are adding. */
+  async load(address: string, add: (transport: MakeTransport) => Promise<unknown>): Promise<void> {
+    const before = this.#turn;
+    const turn = Promise.withResolvers<void>();
+    this.#turn = turn.promise;
+    await before;
+    try {
+      for (const wanted of this.#loads.filter(({ pattern }) => pattern.test(address))) {
+        await add(await wanted.load());
+        this.#loads.splice(this.#loads.indexOf(wanted), 1);
+      }
+    } finally {
+      turn.resolve();
+    }
+  }
+}
+
+function startable(transport: Transport): { start?: () => Promise<void> } {
+  return transport as unknown as { start?: () => Promise<void> };
+}
 
 function sha256(data: Uint8Array): Uint8Array {
   return hash("sha256", data, "buffer");
-}
-
-function isWebRtcDirect(address: string): boolean {
-  return address.includes("/webrtc-direct");
 }
 
 function checkAddress(address: string): void {
@@ -170,8 +202,13 @@ function checkAddress(address: string): void {
   }
 }
 
-/** Imported when it is needed: it costs as much as all the rest. Its default ICE servers are hosts nobody chose. */
-async function webRtcTransport(certificate: WebRtcCertificate | undefined) {
+async function webSocketTransport(): Promise<MakeTransport> {
+  const { webSockets } = await import("@libp2p/websockets");
+  return webSockets();
+}
+
+/** Its default ICE servers are hosts nobody chose. */
+async function webRtcTransport(certificate: WebRtcCertificate | undefined): Promise<MakeTransport> {
   const { webRTCDirect } = await import("@libp2p/webrtc");
   return webRTCDirect({
     rtcConfiguration: { iceServers: [] },

@@ -47,6 +47,19 @@ for (const [name, listen] of [
   });
 }
 
+test("a transport that several dials need at once is loaded once for all of them", async () => {
+  const [a, b, c] = [
+    await started(peer()),
+    await started(peer({ listen: [WS] })),
+    await started(peer({ listen: [WS] })),
+  ];
+  expect(await Promise.all([b, c, b].map((other) => a.connect(addressOf(other))))).toEqual([
+    b.peerId,
+    c.peerId,
+    b.peerId,
+  ]);
+});
+
 test("a peer id is new at every start; with a key it stays", async () => {
   const ids = new Set<string>();
   for (let n = 0; n < 3; n++) {

@@ -49,7 +49,7 @@ const GOSSIP: GossipLimits = {
   maxEnvelopeBytes: 72 * 1024,
   maxRpcBytes: 512 * 1024,
   maxPendingRpcs: 256,
-  maxBacklogBytes: 1024 * 1024,
+  maxBacklogBytes: 4 * 1024 * 1024,
   maxSeen: 65_536,
   maxStraysPerSecond: 256,
 };
@@ -71,7 +71,8 @@ export const RELAY_LIMITS: NetworkLimits = {
   maxConnections: 2048,
   maxPendingConnections: 256,
   maxNewConnectionsPerSecond: 128,
-  gossip: { ...GOSSIP, maxTopicPeers: 2048 },
+  // 2,048 clients that do not read cost 2 GiB with this, which is what a relay's machine should have.
+  gossip: { ...GOSSIP, maxTopicPeers: 2048, maxBacklogBytes: 1024 * 1024 },
 };
 
 /** What a relay gives away of circuit relay v2. libp2p's defaults (15 reservations, 128 KiB, 2 minutes) fit a test. */

@@ -2,16 +2,18 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { seededRandom } from "#protocols/handshake/device-kit.ts";
+import type { AccountId, EventId } from "#protocols/base/ids.ts";
+import { type ContactRequest, relation, REQUEST_LIFETIME_MS, withRequest } from "./contact.ts";
 import {
   agreement,
   CALM,
-  codeOf,
   crypto,
   DAY_MS,
   type Device,
   HOUR_MS,
   makeHousehold,
   must,
+  START,
   STORM,
   Village,
 } from "./households.fixture.ts";
@@ -22,6 +24,7 @@ const RUNS = process.env["SKEIN_LONG"] ? 200 : 2;
 const homes = {
   ann: await makeHousehold("ann", 2, "household ann"),
   bob: await makeHousehold("bob", 2, "household bob"),
+  carol: await makeHousehold("carol", 1, "household carol"),
 };
 
 type Homes = { readonly a1: Device; readonly a2: Device; readonly b1: Device; readonly b2: Device; readonly all: readonly Device[] };
@@ -89,7 +92,6 @@ describe("connecting in a storm", () => {
       fc.asyncProperty(seeds, async (seed) => {
         const { home, village } = await stormy(seed, async ({ a1, b1 }, village) => {
           const link = await a1.invite();
-          village.allows = (_packet, to) => to !== a1 || village.now >= a1.env.now - village.now + DAY_MS;
           const back = village.now + DAY_MS;
           village.allows = (packet, to) => village.now >= back || (to !== a1 && packet.from !== a1.id);
           village.at(0, () => b1.redeem(link));
@@ -99,5 +101,129 @@ describe("connecting in a storm", () => {
       }),
       { numRuns: RUNS },
     );
+  });
+
+  it("[CV41, CV43, CV56] accept, decline and withdraw cross in every order", async () => {
+    const orders = [0, 1, 2, 3, 4, 5];
+    await fc.assert(
+      fc.asyncProperty(seeds, fc.constantFrom(...orders), fc.integer({ min: 0, max: 30 }), async (seed, order, gapHours) => {
+        const { home, village } = await stormy(seed, async ({ a1, a2, b1 }, village) => {
+          const link = await a1.invite();
+          // Its uses are spent elsewhere: the request waits for a person.
+          a1.invites = [];
+          must(await b1.redeem(link));
+          const acts = [
+            () => a1.answer(b1.account.id, "accepted"),
+            () => a2.answer(b1.account.id, "declined"),
+            () => b1.answer(a1.account.id, "withdrawn"),
+          ];
+          const [first, second, third] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]][order]!;
+          // Whoever has nothing to answer, yet or any more, is told so.
+          for (const [i, act] of [first!, second!, third!].entries()) village.at((1 + i) * gapHours * HOUR_MS, acts[act]!);
+        });
+        expectAgreement(village, home);
+      }),
+      { numRuns: 2 * RUNS },
+    );
+  });
+
+  it("[CV66] one bundle redeemed by two people makes contacts of both", async () => {
+    await fc.assert(
+      fc.asyncProperty(seeds, fc.boolean(), async (seed, oneTime) => {
+        const home = fresh(seed);
+        const carol = homes.carol.map((device) => device.clone(seededRandom(crypto, `${seed} ${device.name}`)));
+        const [c1] = carol as [Device];
+        const village = new Village([...home.all, ...carol], { seed, weather: STORM });
+        const link = await home.a1.invite({ uses: 2, oneTime });
+        village.at(0, () => home.b1.redeem(link));
+        village.at(village.roll(5) * HOUR_MS, () => c1.redeem(link));
+        await village.run(2 * DAY_MS);
+        await village.heal();
+        expectAgreement(village, home, "accepted");
+        const withCarol = agreement([home.a1, home.a2, c1], home.a1.account.id, c1.account.id);
+        expect(withCarol[0]?.relation).toBe("accepted");
+        expect(withCarol[1]).toEqual(withCarol[0]);
+        expect(withCarol[2]).toEqual(withCarol[0]);
+      }),
+      { numRuns: RUNS },
+    );
+  });
+
+  it("[CV4] messages of all four devices are known to all, once", async () => {
+    await fc.assert(
+      fc.asyncProperty(seeds, async (seed) => {
+        const { home, village } = await stormy(seed, async ({ a1, all, b1 }, village) => {
+          must(await b1.redeem(await a1.invite()));
+          village.weather = CALM;
+          await village.run(HOUR_MS);
+          await village.offerAll();
+          await village.run(HOUR_MS);
+          village.weather = STORM;
+          for (let i = 0; i < 12; i++) {
+            const device = all[village.roll(4)]!;
+            const contact = device.account === a1.account ? b1.account.id : a1.account.id;
+            village.at(village.roll(48) * HOUR_MS, () => device.say(contact, `${i}`));
+          }
+        });
+        expectAgreement(village, home, "accepted");
+        expect(home.a2.log.filter(({ event }) => event.body.type === "message")).toHaveLength(12);
+      }),
+      { numRuns: RUNS },
+    );
+  });
+});
+
+describe("requests as facts", () => {
+  const answers = fc.constantFrom(...(["open", "accepted", "declined", "withdrawn"] as const));
+  // Event, asker and time belong together: the event's id is the hash over the other two.
+  const fact = fc.record({ n: fc.integer({ min: 0, max: 24 }), answer: answers }).map(({ n, answer }): ContactRequest => ({
+    event: n.toString(16).padStart(64, "0") as EventId,
+    from: (n % 2 ? "aa" : "bb").padEnd(64, "0") as AccountId,
+    at: START + (n % 7),
+    answer,
+  }));
+  const facts = fc.array(fact, { maxLength: 40 });
+  const merged = (all: readonly ContactRequest[]) => all.reduce<readonly ContactRequest[]>(withRequest, []);
+
+  it("[CV41, CV42] any order and any number of repeats gives the same set", () => {
+    fc.assert(
+      fc.property(facts, fc.infiniteStream(fc.nat()), (all, keys) => {
+        const shuffled = all.map((entry) => ({ entry, key: keys.next().value })).toSorted((a, b) => a.key - b.key);
+        const order = shuffled.map(({ entry }) => entry);
+        expect(merged(order)).toEqual(merged(all));
+        expect(merged([...all, ...order])).toEqual(merged(all));
+      }),
+    );
+  });
+
+  it("[CV41] is associative: sets merge like facts, and never lose an answer", () => {
+    fc.assert(
+      fc.property(facts, facts, facts, (a, b, c) => {
+        expect(merged([...merged([...a, ...b]), ...c])).toEqual(merged([...a, ...merged([...b, ...c])]));
+      }),
+    );
+  });
+
+  it("[CV43] both sides compute the same relation, up to who asked", () => {
+    const swap = { requested: "incoming", incoming: "requested" } as Partial<Record<string, string>>;
+    fc.assert(
+      fc.property(facts, fc.integer({ min: 0, max: 2 * REQUEST_LIFETIME_MS }), (all, later) => {
+        const [ours, theirs] = ["aa", "bb"].map((text) => relation(merged(all), text.padEnd(64, "0") as AccountId, START + later));
+        expect(theirs).toBe(swap[ours!] ?? ours);
+      }),
+    );
+  });
+
+  it("[CV44, CV45] a request expires alone; two that crossed never do", () => {
+    const [a, b] = [1, 2].map((n): ContactRequest => ({
+      event: `${n}`.padStart(64, "0") as EventId,
+      from: `a${n}`.padEnd(64, "0") as AccountId,
+      at: START,
+      answer: "open",
+    }));
+    const late = START + REQUEST_LIFETIME_MS;
+    expect(relation([a!], a!.from, late - 1)).toBe("requested");
+    expect(relation([a!], a!.from, late)).toBe("expired");
+    expect(relation([a!, b!], a!.from, late)).toBe("accepted");
   });
 });

@@ -38,8 +38,8 @@ type Mailbox = {
   readonly caughtUp: Set<TopicId>;
   /** Topics asked for. */
   readonly topics: Map<TopicId, AccountId>;
-  /** Their clock less ours, milliseconds, once they have said. */
-  skew: number | undefined;
+  /** Their clock when they last said, and ours that does not jump at that moment, milliseconds. */
+  told: { readonly now: number; readonly at: number } | undefined;
 };
 
 export class Mailboxes {
@@ -150,15 +150,17 @@ export class Mailboxes {
   }
 
   /**
-   * Network time less our clock: the median of our own word and the mailboxes'. Of two middle ones the mailbox's: with a
-   * single relay a clock that is a year off still finds its topics.
+   * Network time: the median of our clock and what the mailboxes said, carried on by the clock that does not jump. Of two
+   * middle ones the mailbox's: with a single relay a clock that is a year off still finds its topics.
    */
-  skew(): number {
-    const told = [...this.#boxes.values()].map(({ skew }) => skew).filter((skew) => skew !== undefined);
-    const skews = [0, ...told].toSorted((a, b) => a - b);
-    const upper = skews[skews.length >> 1] ?? 0;
-    const lower = skews[(skews.length - 1) >> 1] ?? 0;
-    return Math.abs(lower) > Math.abs(upper) ? lower : upper;
+  now(): number {
+    const { clock } = this.#world;
+    const own = clock.now();
+    const told = [...this.#boxes.values()].map((box) => box.told).filter((said) => said !== undefined);
+    const times = [own, ...told.map(({ now, at }) => now + clock.monotonic() - at)].toSorted((a, b) => a - b);
+    const upper = times[times.length >> 1] ?? own;
+    const lower = times[(times.length - 1) >> 1] ?? own;
+    return Math.round(Math.abs(lower - own) > Math.abs(upper - own) ? lower : upper);
   }
 
   stop(): void {
@@ -215,7 +217,7 @@ export class Mailboxes {
         deposits: (items) => handlers.deposits(items.map(({ deposit }) => deposit)),
         caughtUp: (topic) => void box.caughtUp.add(topic),
         networkTime: (ms) => {
-          box.skew = ms - clock.now();
+          box.told = { now: ms, at: clock.monotonic() };
         },
         state: (state, reason) => {
           const before = box.state;
@@ -229,7 +231,7 @@ export class Mailboxes {
         },
       },
     });
-    const box: Mailbox = { address, client, users: new Set(), state: "connecting", reason: undefined, caughtUp: new Set(), topics: new Map(), skew: undefined };
+    const box: Mailbox = { address, client, users: new Set(), state: "connecting", reason: undefined, caughtUp: new Set(), topics: new Map(), told: undefined };
     this.#boxes.set(address, box);
     client.start();
     return box;

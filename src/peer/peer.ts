@@ -24,7 +24,7 @@ import { newestOrdered } from "./order.ts";
 import { Prekeys } from "./prekeys.ts";
 import { Push } from "./push.ts";
 import { ReceiptSchedule } from "./receipts.ts";
-import { summaryTable } from "./tables.ts";
+import { pairTable, prekeysTable, summaryTable } from "./tables.ts";
 import { Topics } from "./topics.ts";
 import { MAX_MESSAGES, Views } from "./views.ts";
 import type { World } from "./world.ts";
@@ -73,7 +73,7 @@ export class RunningPeer implements Peer {
 
   constructor(world: Omit<World, "tell" | "now">) {
     this.#listeners = new Set();
-    this.#world = { ...world, tell: (event) => this.#tell(event), now: () => world.clock.now() + this.#mailboxes.skew() };
+    this.#world = { ...world, tell: (event) => this.#tell(event), now: () => this.#mailboxes.now() };
     this.#directs = new Directs(this.#world, (outcome) => this.#committed(outcome));
     this.#topics = new Topics(this.#world, (account, { left }) => {
       this.#mailboxes.drop(left);
@@ -136,8 +136,9 @@ export class RunningPeer implements Peer {
     this.#topics.start(() => void this.#guard(this.#turn()));
   }
 
-  /** Hourly: periods turn, prekeys rotate. */
+  /** Hourly: periods turn, prekeys rotate, and the space of spent secrets is given back. */
   async #turn(): Promise<void> {
+    await this.#world.driver.compact([pairTable, prekeysTable]);
     if (await this.#prekeys.upkeep()) this.#mailboxes.ownOpen().forEach((client) => this.#prekeys.publish(client));
     for (const direct of await this.#directs.all()) {
       if (this.#mailboxes.caughtUp(direct.contact)) {
@@ -278,7 +279,18 @@ export class RunningPeer implements Peer {
     const contact = await this.#contact(invite.account);
     const refused = DEPOSIT_FAILURES[this.#delivery.depositFailure(invite.account) ?? ""];
     if (contact.state === "requested" && refused) throw new Failure(...refused);
+    if (contact.state === "requested" && (options.waitMs ?? 0) > 0 && !(await this.#handedOn(invite.account))) {
+      const message = "No relay of this invite can be reached. The request is kept and goes out when one is.";
+      throw new Failure("net/unreachable", message, { retryable: true });
+    }
     return contact;
+  }
+
+  /** Whether a mailbox has our request, or is there to take it. */
+  async #handedOn(account: AccountId): Promise<boolean> {
+    const held = [...this.#directs.heldFor(account).values()].some(({ id }) => this.#delivery.custody(id));
+    const direct = await this.#directs.get(account);
+    return held || direct === undefined || this.#mailboxes.isOpen(direct);
   }
 
   /** Resolves when the relation is no longer open, when a mailbox refused it for good, or after `waitMs`. */

@@ -63,7 +63,6 @@ import { openRequest, relation, type Relation, requestsSchema, withRequest } fro
 import {
   fittingBundles,
   INTRODUCE_REPEAT_MS,
-  introducedRoots,
   introductionOf,
   introductionSchema,
 } from "./introduction.ts";
@@ -316,18 +315,20 @@ export async function seal(
   return chain({ state: moved, effects }, (now) => introduce(now, recipients, env));
 }
 
-/** CV52: a device of ours that never receipted anything here cannot hear us yet. */
+/** CV52: a device of ours that has not receipted what brought the root we write on may not hear us. */
 async function introduce(state: DirectState, recipients: readonly DeviceCertificate[], env: Env): Promise<Step> {
   const { self, direct } = state;
   assert(direct !== undefined, "the conversation exists");
-  const silent = recipients.filter(
-    ({ account, device }) => account === self.account && !direct.receipts.some(({ from }) => from === device),
-  );
+  const brought = writingRoot(direct.roots)?.broughtBy;
+  const silent = recipients.filter(({ account, device }) => {
+    if (account !== self.account || device === brought?.device) return false;
+    const known = direct.receipts.find(({ from }) => from === device)?.devices;
+    return known === undefined || (brought !== undefined && !covers(known, brought.device, brought.index));
+  });
   const { introducedAt } = direct;
   const recently = env.now >= introducedAt && env.now < introducedAt + INTRODUCE_REPEAT_MS;
   if (silent.length === 0 || recently) return { state, effects: [] };
-  const { device } = self.keys.certificate;
-  const encoded = encode(introductionSchema, introductionOf(direct, { device, pairs: state.pairs }));
+  const encoded = encode(introductionSchema, introductionOf(direct, state.pairs));
   const sealed = await sealEvent(
     {
       kind: "introduction",
@@ -433,9 +434,11 @@ function nextRoot(direct: Direct, env: Env): ConversationRoot {
 
 /** The root that the event just posted proposes. */
 function withProposal(posted: Step, root: ConversationRoot, env: Env): Step {
-  const { direct } = posted.state;
+  const { direct, self } = posted.state;
   assert(direct !== undefined, "posting keeps the conversation");
-  const roots = adoptRoot(env.crypto, direct.roots, { root, proposedIn: direct.lastIndex }, env.now);
+  const { lastIndex } = direct;
+  const broughtBy = { device: self.keys.certificate.device, index: lastIndex };
+  const roots = adoptRoot(env.crypto, direct.roots, { root, proposedIn: lastIndex, broughtBy }, env.now);
   return { ...posted, state: { ...posted.state, direct: { ...direct, roots } } };
 }
 
@@ -693,7 +696,7 @@ async function takeIntroduction(state: DirectState, opened: Introduced, env: Env
   if (isReject(devices)) return devices;
   const conversation = directConversationId(env.crypto, self.account, contact);
   const base = direct ?? newDirect({ contact, conversation, name, devices }, env);
-  const roots = mergeRoots(base.roots, introducedRoots(introduction, self.keys.certificate.device), env.now);
+  const roots = mergeRoots(base.roots, introduction.roots, env.now);
   const moved: DirectState = {
     ...withPair({ ...state, direct: { ...base, devices, roots } }, opened.pair),
     ...(opened.prekeys && { prekeys: opened.prekeys }),
@@ -862,8 +865,8 @@ function withTheirRoot(state: DirectState, opened: Opened, sent: ConversationRoo
   const root = acceptableRoot(roots, sent, { now: env.now });
   if (isReject(root)) return root;
   const { author, device, index } = opened.event;
-  const proposal = author === state.self.account ? { proposedIn: index, proposedBy: device } : { proposedIn: 0 };
-  return adoptRoot(env.crypto, roots, { root, ...proposal }, env.now);
+  const proposedIn = author === state.self.account ? index : 0;
+  return adoptRoot(env.crypto, roots, { root, proposedIn, broughtBy: { device, index } }, env.now);
 }
 
 /** What a request or an acceptance tells of its author. */
@@ -970,7 +973,7 @@ function takeReceipt(state: DirectState, opened: Opened, body: BodyOf<"receipt">
   const others = direct.receipts.filter(({ from }) => from !== device);
   const devices = mergeReceipts(known, said).map((entry) => ({ ...entry, ranges: entry.ranges.slice(0, MAX_KEPT_RANGES) }));
   const receipts = [{ from: device, devices }, ...others].slice(0, MAX_RECEIPT_SENDERS);
-  const receipted = (index: number, by: DeviceId | undefined): boolean => covers(devices, by ?? self, index);
+  const receipted = (by: DeviceId, index: number): boolean => covers(devices, by, index);
   const roots = isTheirs(direct, device) ? activateRoots(direct.roots, receipted, env.now) : direct.roots;
   return { state: { ...state, direct: { ...direct, receipts, roots } }, effects: [{ type: "receipted" }] };
 }

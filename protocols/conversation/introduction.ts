@@ -35,27 +35,17 @@ export function fittingBundles(devices: DeviceList, bundles: readonly Uint8Array
 
 export function introductionOf(
   direct: { readonly contact: AccountId; readonly name: string; readonly devices: DeviceList; readonly roots: Roots },
-  options: { readonly device: DeviceId; readonly pairs: ReadonlyMap<DeviceId, DevicePair> },
+  pairs: ReadonlyMap<DeviceId, DevicePair>,
 ): Introduction {
   const { contact, name, devices } = direct;
-  const known = liveDevices(devices).map(({ device }) => options.pairs.get(device));
+  const known = liveDevices(devices).map(({ device }) => pairs.get(device));
   const bundles = known.map((pair) => (pair?.account === contact ? pair.bundle : undefined));
-  const roots = direct.roots.map((entry) =>
-    entry.proposedIn > 0 ? { proposedBy: options.device, ...entry } : entry,
-  );
   return {
     version: 1,
     contact,
     name,
     devices,
     bundles: fittingBundles(devices, bundles.filter((bundle) => bundle !== undefined)),
-    roots,
+    roots: direct.roots,
   };
-}
-
-/** The roots as they concern `self`: a proposal that comes back to its proposer is his. */
-export function introducedRoots(introduction: Introduction, self: DeviceId): Roots {
-  return introduction.roots.map(({ proposedBy, ...entry }) =>
-    proposedBy === undefined || proposedBy === self ? entry : { ...entry, proposedBy },
-  );
 }

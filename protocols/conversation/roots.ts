@@ -40,10 +40,10 @@ export const rootEntrySchema = struct({
   chain: rootChainSchema,
   /** Kept while it may have to be handed on; dropped with the first period, for forward secrecy. */
   root: optional(conversationRootSchema),
-  /** Index of our event that proposes it, until one of their devices has receipted that: nobody listens there yet (CV73). */
+  /** Index of our account's event that proposes it, until one of their devices has receipted that (CV73). */
   proposedIn: uint(),
-  /** Which device of our account wrote that event; none is this one. */
-  proposedBy: optional(id<DeviceId>()),
+  /** The event that brought it: whoever has receipted that one hears it, and our other devices may not yet (CV52). */
+  broughtBy: struct({ device: id<DeviceId>(), index: uint() }),
   /** When a better root became active, or 0. */
   supersededAt: uint(),
 });
@@ -77,23 +77,14 @@ export function acceptableRoot(
   return checkRoot(root, options);
 }
 
-/** Where a proposal of our account stands: active (0), or waiting for a receipt of theirs. */
-type Proposal = Pick<RootEntry, "proposedIn" | "proposedBy">;
-
-function merged(known: Proposal, other: Proposal): Proposal {
-  if (known.proposedIn === 0 || other.proposedIn === 0) return { proposedIn: 0 };
-  return known;
-}
-
 /**
  * Adds a root, or makes a known one active; marks what is beaten by an active one.
  * @param proposal.proposedIn - Index of our account's event that proposes it; 0 when it came from the contact.
- * @param proposal.proposedBy - The device that wrote that event, if it is not this one.
  */
 export function adoptRoot(
   crypto: CryptoSuite,
   roots: Roots,
-  proposal: { readonly root: ConversationRoot; readonly proposedIn: number; readonly proposedBy?: DeviceId },
+  proposal: { readonly root: ConversationRoot; readonly proposedIn: number; readonly broughtBy: RootEntry["broughtBy"] },
   now: number,
 ): Roots {
   const { root, ...where } = proposal;
@@ -106,8 +97,8 @@ export function mergeRoots(roots: Roots, others: Roots, now: number): Roots {
   for (const other of others) {
     const same = (entry: RootEntry): boolean => equalBytes(entry.chain.rootHash, other.chain.rootHash);
     const known = all.find(same);
-    const { proposedIn: _in, proposedBy: _by, ...entry } = known ?? other;
-    all = [...all.filter((entry) => !same(entry)), { ...entry, ...merged(known ?? other, other) }];
+    const entry = known ? { ...known, proposedIn: other.proposedIn === 0 ? 0 : known.proposedIn } : other;
+    all = [...all.filter((each) => !same(each)), entry];
   }
   return settle(all, now);
 }
@@ -115,17 +106,13 @@ export function mergeRoots(roots: Roots, others: Roots, now: number): Roots {
 /** A proposal counts once `receipted` says that its event has arrived. */
 export function activateRoots(
   roots: Roots,
-  receipted: (index: number, device: DeviceId | undefined) => boolean,
+  receipted: (device: DeviceId, index: number) => boolean,
   now: number,
 ): Roots {
-  const arrived = (entry: RootEntry): boolean => !isActive(entry) && receipted(entry.proposedIn, entry.proposedBy);
+  const arrived = (entry: RootEntry): boolean =>
+    !isActive(entry) && receipted(entry.broughtBy.device, entry.broughtBy.index);
   if (!roots.some(arrived)) return roots;
-  const heard = roots.map((entry) => {
-    if (!arrived(entry)) return entry;
-    const { proposedBy: _by, ...rest } = entry;
-    return { ...rest, proposedIn: 0 };
-  });
-  return settle(heard, now);
+  return settle(roots.map((entry) => (arrived(entry) ? { ...entry, proposedIn: 0 } : entry)), now);
 }
 
 function settle(roots: Roots, now: number): Roots {

@@ -151,7 +151,7 @@ describe("two people's roots", () => {
       for (const other of others) expect(other).toEqual(first);
       seen.add(first!.root!);
       for (const device of all) {
-        const contact = device === b1 ? a : b;
+        const contact = device.account === b1.account ? a : b;
         device.commit(contact, forgetPeriods(device.state(contact), device.env));
         expect(device.direct(contact).roots.length).toBeLessThanOrEqual(MAX_ROOTS);
       }

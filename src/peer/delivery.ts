@@ -132,6 +132,14 @@ export class Delivery {
     if (outcome.settled.length > 0 || outcome.held.length > 0) this.offer(account);
   }
 
+  /** Rows that a commit settled of which nobody heard that it had happened. */
+  settledUnseen(rows: readonly HeldRow[]): void {
+    for (const row of rows) {
+      this.#landed(row);
+      if (row.visible) this.#tellState(row, "delivered");
+    }
+  }
+
   #landed({ id, account }: HeldRow): void {
     const flight = this.#flights.get(id);
     if (flight === undefined) return;

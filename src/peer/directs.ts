@@ -93,23 +93,27 @@ export class Directs {
   }
 
   /**
-   * Reads the outbox anew after the store failed: a commit whose outcome nobody knew may have happened, and its rows must be
-   * offered like all others. @returns The contacts.
+   * Reads the outbox anew after the store failed: a commit whose outcome nobody knew may have happened. Its rows must be offered
+   * like all others, and what it settled is settled. @returns The contacts, with the rows that are held no more.
    */
-  async reload(): Promise<readonly AccountId[]> {
+  async reload(): Promise<ReadonlyMap<AccountId, readonly HeldRow[]>> {
     const accounts = await this.#world.driver.read((tx) => this.#accounts(tx));
+    const settled = new Map<AccountId, readonly HeldRow[]>();
     for (const account of accounts) {
       await this.locked(account, async (tx) => {
         const direct = await tx.get(directTable, account);
         const rows = await tx.rows(outboxLog, account);
         tx.release(() => {
           if (direct) this.#byConversation.set(direct.conversation, account);
+          const before = this.#held.get(account) ?? new Map<number, HeldRow>();
+          for (const { id } of before.values()) this.#heldById.delete(id);
           this.#held.delete(account);
           this.#hold(account, rows.map(({ n, value }) => ({ n, account, ...value })));
+          settled.set(account, [...before.values()].filter(({ id }) => !this.#heldById.has(id)));
         });
       });
     }
-    return accounts;
+    return settled;
   }
 
   all(): Promise<readonly Direct[]> {

@@ -49,6 +49,14 @@ export class Inbound {
     });
   }
 
+  /** Counts anew after the store failed: a commit whose outcome nobody knew may have parked or freed something. */
+  async reload(account: AccountId): Promise<void> {
+    await this.#directs.locked(account, async (tx) => {
+      const { length } = await tx.rows(parkedLog, account);
+      tx.release(() => this.#parked.set(account, length));
+    });
+  }
+
   parkedCount(): number {
     let count = 0;
     for (const parked of this.#parked.values()) count += parked;
@@ -174,8 +182,8 @@ export class Inbound {
     if ((this.#parked.get(account) ?? 0) >= MAX_PARKED) return this.#count({ type: "reject", code: "peer/parking-full" });
     await this.#directs.locked(account, async (tx) => {
       await tx.append(parkedLog, account, { id, envelope });
+      tx.release(() => this.#parked.set(account, (this.#parked.get(account) ?? 0) + 1));
     });
-    this.#parked.set(account, (this.#parked.get(account) ?? 0) + 1);
   }
 
   /** After something opened, what waited may open too. One pass at a time; a pass that opened something asks for another. */
@@ -201,8 +209,10 @@ export class Inbound {
       if (refused && NOT_YET.has(refused.code)) continue;
       if (refused) this.#count(refused);
       progress ||= refused === undefined;
-      await this.#directs.locked(account, async (tx) => tx.deleteAt(parkedLog, account, n));
-      this.#parked.set(account, Math.max(0, (this.#parked.get(account) ?? 0) - 1));
+      await this.#directs.locked(account, async (tx) => {
+        tx.deleteAt(parkedLog, account, n);
+        tx.release(() => this.#parked.set(account, Math.max(0, (this.#parked.get(account) ?? 0) - 1)));
+      });
     }
     return progress;
   }

@@ -112,7 +112,9 @@ export class RunningPeer implements Peer {
   }
 
   async #storeReopened(): Promise<void> {
-    for (const account of await this.#directs.reload()) {
+    for (const [account, settled] of await this.#directs.reload()) {
+      await this.#inbound.reload(account);
+      this.#delivery.settledUnseen(settled);
       const direct = await this.#directs.get(account);
       if (direct === undefined || this.#closed) continue;
       await this.#routesChanged(direct);

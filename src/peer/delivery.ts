@@ -33,6 +33,9 @@ import { stepEnv, type World } from "./world.ts";
 /** Held events of one contact under way at once. About a megabyte of envelopes; more only fills queues on the way. */
 export const WINDOW = 512;
 
+/** Steps that seal at once: while one is synced to the disk the next seals. */
+const OFFERS_AT_ONCE = 3;
+
 /** Sealed in one step: their fsync is shared, and receipts are let in between. */
 const OFFER_BATCH = 64;
 
@@ -150,7 +153,7 @@ export class Delivery {
 
   async #transmit(account: AccountId, direct: Direct, effect: Extract<Effect, { type: "transmit" }>): Promise<void> {
     const row = this.#directs.held(effect.id);
-    if (row) this.#launch(row);
+    if (row && !this.#flights.has(row.id)) this.#launch(row);
     if (unanswered(direct)) await this.#toInbox(account, direct, effect);
     const topic = await this.#topics.writing(direct);
     if (topic === undefined) return;
@@ -309,16 +312,23 @@ export class Delivery {
   }
 
   async #offerAll(account: AccountId): Promise<void> {
+    const sealing = new Set<Promise<void>>();
     try {
-      for (;;) {
+      while (!this.#stopped) {
         this.#offering.set(account, "once");
         const rows = await this.#due(account);
-        if (rows.length > 0) await this.#sealAgain(account, rows);
-        else if (this.#offering.get(account) === "once") break;
-        if (this.#stopped) break;
+        if (rows.length > 0) {
+          // In flight from here on, so that the next batch is another one; what fails is due again by its time.
+          for (const row of rows) this.#launch(row);
+          const work = this.#guard(this.#sealAgain(account, rows)).finally(() => sealing.delete(work));
+          sealing.add(work);
+        }
+        if (sealing.size >= OFFERS_AT_ONCE || (rows.length === 0 && sealing.size > 0)) await Promise.race(sealing);
+        else if (rows.length === 0 && this.#offering.get(account) === "once") break;
       }
     } finally {
       this.#offering.delete(account);
+      await Promise.all(sealing);
       this.#schedule(account);
     }
   }
@@ -347,16 +357,14 @@ export class Delivery {
       for (const row of rows) {
         assert(next.direct !== undefined, "held rows belong to a conversation");
         const only = missingReceipts(next.direct, device, row.index, row.devices);
-        const [found] = await tx.rows(eventLog, next.direct.conversation, { from: row.row, limit: 1 });
+        const found = await tx.row(eventLog, next.direct.conversation, row.row);
         if (found === undefined || only.length === 0) continue;
-        const done: Step = await seal(next, { id: row.id, bytes: found.value.event, ephemeral: false, only }, env);
+        const done: Step = await seal(next, { id: row.id, bytes: found.event, ephemeral: false, only }, env);
         next = done.state;
         effects.push(...done.effects);
       }
       return { state: next, effects };
     });
-    // What could not be sealed for anybody is tried again with the next turn, not at once.
-    for (const row of rows) if (!this.#flights.has(row.id)) this.#launch(row);
   }
 
   #schedule(account: AccountId): void {

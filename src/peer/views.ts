@@ -123,9 +123,9 @@ export class Views {
 }
 
 async function readEvent(tx: ReadTx, conversation: ConversationId, row: number): Promise<Event> {
-  const [found] = await tx.rows(eventLog, conversation, { from: row, limit: 1 });
-  assert(found?.n === row, "an indexed event is stored");
-  const event = decodeEvent(found.value.event);
+  const found = await tx.row(eventLog, conversation, row);
+  assert(found !== undefined, "an indexed event is stored");
+  const event = decodeEvent(found.event);
   assert(!isReject(event), "a stored event is well-formed");
   return event;
 }

@@ -182,7 +182,8 @@ export class Driver {
         return await body({
           get: (table, key) => this.#shelf.get(table, key, []),
           values: (table) => this.#shelf.values(table, []),
-          rows: (log, parent, range = {}) => this.#shelf.rows(log, parent, range, []),
+          row: (log, parent, n) => this.#shelf.row(log, parent, n, []),
+      rows: (log, parent, range = {}) => this.#shelf.rows(log, parent, range, []),
         });
       } catch (error) {
         await this.#judged(error);

@@ -110,6 +110,18 @@ export class RecordShelf {
     );
   }
 
+  /** One row by its position: a point read, where `rows` walks an iterator. */
+  async row<V>(log: Log<V>, parent: string, n: number, layers: readonly Overlay[]): Promise<V | undefined> {
+    const id = logId(log, parent);
+    for (const layer of layers) {
+      const write = layer.logs.get(id)?.rows.get(n);
+      if (write !== undefined) return write.value as V | undefined;
+    }
+    const key = rowKey(this.#prefix(log, parent), n);
+    const sealed = await this.#store.get(key);
+    return sealed === undefined ? undefined : this.#open(log, key, sealed);
+  }
+
   async rows<V>(log: Log<V>, parent: string, range: RowRange, layers: readonly Overlay[]): Promise<readonly Row<V>[]> {
     const { from = 0, to = MARK_POSITION, reverse = false, limit = MAX_ROWS } = range;
     assert(limit > 0 && limit <= MAX_ROWS, "row limit in range");

@@ -10,6 +10,8 @@ export interface ReadTx {
   get<V>(table: Table<V>, key: string): Promise<V | undefined>;
   /** All values of a small table, in an order that is stable but means nothing. */
   values<V>(table: Table<V>): Promise<readonly V[]>;
+  /** The row at a position. */
+  row<V>(log: Log<V>, parent: string, n: number): Promise<V | undefined>;
   /** Rows in the order of their positions. Without a limit there must be at most `MAX_ROWS`. */
   rows<V>(log: Log<V>, parent: string, range?: RowRange): Promise<readonly Row<V>[]>;
 }
@@ -58,6 +60,10 @@ export class StepTx implements Tx {
 
   values<V>(table: Table<V>): Promise<readonly V[]> {
     return this.#view.shelf.values(table, this.#layers());
+  }
+
+  row<V>(log: Log<V>, parent: string, n: number): Promise<V | undefined> {
+    return this.#view.shelf.row(log, parent, n, this.#layers());
   }
 
   rows<V>(log: Log<V>, parent: string, range: RowRange = {}): Promise<readonly Row<V>[]> {

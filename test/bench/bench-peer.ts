@@ -19,7 +19,7 @@ const options = {
   unlock: { platformKey: systemRandom(32) },
   clock: systemClock,
   random: systemRandom,
-  crypto: await webCryptoSuite(globalThis.crypto.subtle),
+  crypto: webCryptoSuite(globalThis.crypto.subtle),
 };
 await createIdentity({ ...options, name, relays });
 const network = await createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] });

@@ -6,7 +6,7 @@ import { type Figure, table } from "./report.ts";
 import { twoPeersFigures } from "./two-peers.bench.ts";
 
 const BENCHES: Readonly<Record<string, () => Promise<readonly Figure[]>>> = {
-  crypto: async () => cryptoFigures(await webCryptoSuite(globalThis.crypto.subtle)),
+  crypto: () => cryptoFigures(webCryptoSuite(globalThis.crypto.subtle)),
   "two-peers": twoPeersFigures,
   "cold-start": coldStartFigures,
 };

@@ -28,7 +28,13 @@ export async function coldStartFigures(): Promise<readonly Figure[]> {
     }
     const bare = { name: "node -e 0", value: bareStartMs(), unit: "ms" };
     return [
-      { name: "cold start to the first encrypted message", value: quantile(sent, 0.5), unit: "ms", goal: { value: 500, better: "less" }, reference: bare },
+      {
+        name: "cold start to the first encrypted message",
+        value: quantile(sent, 0.5),
+        unit: "ms",
+        goal: { value: 500, better: "less" },
+        reference: bare,
+      },
       { name: "cold start to its custody at a relay", value: quantile(held, 0.5), unit: "ms", reference: bare },
     ];
   } finally {
@@ -39,7 +45,7 @@ export async function coldStartFigures(): Promise<readonly Figure[]> {
 
 /** Two accounts that are contacts; bob stays away, so that alice's messages are held. @returns The key of alice's home. */
 async function prepare(home: string, address: string): Promise<string> {
-  const crypto = await webCryptoSuite(globalThis.crypto.subtle);
+  const crypto = webCryptoSuite(globalThis.crypto.subtle);
   const made = await Promise.all(
     ["alice", "bob"].map(async (name) => {
       const key = systemRandom(32);

@@ -17,7 +17,10 @@ function env(crypto: CryptoSuite): Env {
 }
 
 async function devices(crypto: CryptoSuite) {
-  const [alice, bob] = await Promise.all([createDevice(env(crypto), systemRandom(32)), createDevice(env(crypto), systemRandom(32))]);
+  const [alice, bob] = await Promise.all([
+    createDevice(env(crypto), systemRandom(32)),
+    createDevice(env(crypto), systemRandom(32)),
+  ]);
   const list = (keys: typeof alice) =>
     deviceListHash(crypto, { account: keys.certificate.account, certificates: [keys.certificate], revocations: [] });
   return { alice, bob, aliceList: list(alice), bobList: list(bob) };
@@ -112,7 +115,13 @@ export async function cryptoFigures(crypto: CryptoSuite): Promise<readonly Figur
   const aead = { name: "bare ChaCha20-Poly1305 of 1 KB, there and back", value: aeads, unit: "/s" };
   return [
     { name: "handshake (PQXDH, both sides)", value: quantile(samples, 0.5), unit: "ms", reference: agreement },
-    { name: "ratchet 1 KB, in order", value: inOrder, unit: "pairs/s", goal: { value: 3_000, better: "more" }, reference: aead },
+    {
+      name: "ratchet 1 KB, in order",
+      value: inOrder,
+      unit: "pairs/s",
+      goal: { value: 3_000, better: "more" },
+      reference: aead,
+    },
     {
       name: "ratchet 1 KB, ping-pong",
       value: pingPong,
@@ -122,4 +131,3 @@ export async function cryptoFigures(crypto: CryptoSuite): Promise<readonly Figur
     },
   ];
 }
-

@@ -9,17 +9,14 @@ import { systemClock, systemRandom } from "#src/runtime/node.ts";
 import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
 
 const [home = "", key = ""] = process.argv.slice(2);
-const [network, crypto] = await Promise.all([
-  createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] }),
-  webCryptoSuite(globalThis.crypto.subtle),
-]);
+const network = await createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] });
 const peer = await startPeer({
   host: levelStoreHost(home),
   unlock: { platformKey: Buffer.from(key, "hex") },
   network,
   clock: systemClock,
   random: systemRandom,
-  crypto,
+  crypto: webCryptoSuite(globalThis.crypto.subtle),
 });
 const [conversation] = await peer.conversations();
 const held = new Promise<void>((resolve) => {

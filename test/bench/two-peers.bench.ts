@@ -41,6 +41,15 @@ async function spawn(home: string, name: string, relay: string): Promise<Child> 
   return { process: child, ask };
 }
 
+/** Asks it to close, and waits until its process is gone. */
+function ended({ process: child, ask }: Child): Promise<void> {
+  if (child.exitCode !== null || !child.connected) return Promise.resolve();
+  return new Promise((resolve) => {
+    child.once("exit", () => resolve());
+    void ask("close");
+  });
+}
+
 async function until(holds: () => Promise<boolean>): Promise<void> {
   const deadline = performance.now() + READY_DEADLINE_MS;
   while (!(await holds())) {
@@ -77,15 +86,37 @@ export async function twoPeersFigures(): Promise<readonly Figure[]> {
 
     const put = { name: "a synced LevelDB put of 1 KB", value: await syncedPutMs(join(home, "raw")), unit: "ms" };
     const tcp = { name: "1 KB over bare TCP, one way", value: await tcpOneWayMs(), unit: "ms" };
-    const batch = { name: "synced LevelDB batches of 100 rows of 1 KB", value: await batchedPuts(join(home, "batch")), unit: "rows/s" };
+    const batch = {
+      name: "synced LevelDB batches of 100 rows of 1 KB",
+      value: await batchedPuts(join(home, "batch")),
+      unit: "rows/s",
+    };
     return [
-      { name: "one way, durable, 1 KB, p50", value: quantile(latencies, 0.5), unit: "ms", goal: { value: 5, better: "less" }, reference: put },
-      { name: "one way, durable, 1 KB, p95", value: quantile(latencies, 0.95), unit: "ms", goal: { value: 15, better: "less" }, reference: tcp },
-      { name: "10,000 messages of 1 KB, both ends durable", value: rate, unit: "messages/s", goal: { value: 1_500, better: "more" }, reference: batch },
+      {
+        name: "one way, durable, 1 KB, p50",
+        value: quantile(latencies, 0.5),
+        unit: "ms",
+        goal: { value: 5, better: "less" },
+        reference: put,
+      },
+      {
+        name: "one way, durable, 1 KB, p95",
+        value: quantile(latencies, 0.95),
+        unit: "ms",
+        goal: { value: 15, better: "less" },
+        reference: tcp,
+      },
+      {
+        name: "10,000 messages of 1 KB, both ends durable",
+        value: rate,
+        unit: "messages/s",
+        goal: { value: 1_500, better: "more" },
+        reference: batch,
+      },
       { name: "processor time a message, both ends", value: cpu / BURST_MESSAGES, unit: "ms", reference: put },
     ];
   } finally {
-    for (const child of [alice, bob]) await child.ask("close").catch(() => child.process.kill());
+    for (const child of [alice, bob]) await ended(child);
     await relay.stop();
     await rm(home, { recursive: true, force: true });
   }

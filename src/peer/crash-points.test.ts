@@ -148,7 +148,13 @@ class Stage {
       if (face === undefined || conversation === undefined) return;
       for (let i = 0; i < count; i++) {
         const text = `${workload.sent.length} ${"x".repeat(this.#dice.below(400))}`;
-        const sent: Workload["sent"][number] = { from, to: 1 - from, conversation, text, calledAtUs: world.scheduler.nowUs };
+        const sent: Workload["sent"][number] = {
+          from,
+          to: 1 - from,
+          conversation,
+          text,
+          calledAtUs: world.scheduler.nowUs,
+        };
         workload.sent.push(sent);
         face.send(conversation, { text }).then(({ id }) => {
           sent.id = id;
@@ -236,7 +242,8 @@ describe(`${WORLDS * POINTS_PER_WORLD} crash points`, () => {
 
   test("the points were what they claim to be", () => {
     expect(total.points).toBe(WORLDS * POINTS_PER_WORLD);
-    for (const fault of COMMIT_FAULTS) expect(hits.get(fault)).toBeGreaterThanOrEqual(Math.floor(total.points / COMMIT_FAULTS.length));
+    for (const fault of COMMIT_FAULTS)
+      expect(hits.get(fault)).toBeGreaterThanOrEqual(Math.floor(total.points / COMMIT_FAULTS.length));
     // Of commits in flight at a crash some were kept and some were lost; some sends were never acknowledged.
     expect(total.lost).toBeGreaterThan(0);
     expect(total.torn).toBeGreaterThan(total.lost);

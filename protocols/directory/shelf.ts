@@ -17,9 +17,6 @@ export const MAX_SLOTS = 16;
 /** One-time records of a slot: a day of being found by everybody in a community. 100 x 2 KB a device is what a relay can give. */
 export const MAX_ONE_TIME = 100;
 
-/** Below this many an owner is told to bring more: half, so that a day offline does not run it out. */
-export const REFILL_BELOW = 50;
-
 /** Ids of records handed out that are remembered, so that nobody who took one puts it back. Ten refills. */
 export const MAX_SPENT = 1_000;
 

@@ -15,7 +15,7 @@ import { isBucket, MAX_PADDED_BYTES, MAX_PAYLOAD_BYTES, MIN_PADDED_BYTES, pad, u
 import type { TopicKeys } from "./roots.ts";
 
 export * from "./inbox.ts";
-export { DAY_MS, HOUR_MS, LIFETIME_MS, type Lifetime, MAX_AHEAD_MS, MAX_LIFETIME_MS } from "./lifetime.ts";
+export { DAY_MS, HOUR_MS, LIFETIME_MS, type Lifetime } from "./lifetime.ts";
 export { MAX_PAYLOAD_BYTES } from "./padding.ts";
 export * from "./roots.ts";
 

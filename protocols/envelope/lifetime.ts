@@ -12,7 +12,7 @@ export const LIFETIME_MS: Readonly<Record<Lifetime, number>> = { day: DAY_MS, we
 export const MAX_LIFETIME_MS = LIFETIME_MS.month;
 
 /** How far ahead of network time an hour may lie: covers a sender whose clock nobody has corrected yet (EN8). */
-export const MAX_AHEAD_MS = DAY_MS;
+export const MAX_AHEAD_MS = 24 * HOUR_MS;
 
 /** Hours fit in 32 bits: the year 491,000. */
 export const MAX_HOUR = 0xffff_ffff;

@@ -23,7 +23,7 @@ import {
   type Packet,
   Village,
 } from "./households.fixture.ts";
-import { decodeInvite, redemptionProof } from "./invite.ts";
+import { decodeInvite, MAX_INVITE_LIFETIME_MS, redemptionProof } from "./invite.ts";
 import { decodePayload, directPayloadSchema, type DirectPayload, sealEvent } from "./message.ts";
 import { newPair, sendingSession, withSession, withState } from "./pair.ts";
 
@@ -390,6 +390,39 @@ describe("mutants", () => {
       if (!isReject(result)) opened++;
     }
     expect(opened).toBeLessThan(MUTANTS / 40);
+  });
+
+  it("[CV60] an account with a hundred listed devices still makes a link that can be read", async () => {
+    const certificates = [...a1.list.certificates];
+    const revocations = [];
+    for (let i = 0; certificates.length < 100; i++) {
+      const { keys } = await makeDevice("old", a1.account, seededRandom(crypto, `old ${i}`));
+      const { device } = keys.certificate;
+      certificates.push(keys.certificate);
+      revocations.push(await revokeDevice(crypto, { rootSeed: a1.account.rootSeed, device, lastSequence: 9, revokedAt: 1 }));
+    }
+    const ascending = (x: { device: string }, y: { device: string }) => (x.device < y.device ? -1 : 1);
+    a1.list = { ...a1.list, certificates: certificates.toSorted(ascending), revocations: revocations.toSorted(ascending) };
+    const invite = must(await decodeInvite(crypto, await a1.invite(), a1.env.now));
+    expect(invite.list.certificates).toHaveLength(2);
+    // And its request still fits an event, with fewer bundles than it has (CV25).
+    const [carol] = await makeHousehold("carol", 1, "long list");
+    carol!.env.now = a1.env.now;
+    must(await a1.redeem(await carol!.invite()));
+    must((await carol!.take(a1.sent[0]!))!);
+    expect(carol!.relation(a1.account.id)).toBe("accepted");
+  });
+
+  it("[CV61] a link for a device that its list does not hold is a bad link", async () => {
+    const link = await a1.invite({ change: { list: { ...a1.list, certificates: [a2.keys.certificate] } } });
+    expect(codeOf(await decodeInvite(crypto, link, a1.env.now))).toBe("invite/bad-link");
+  });
+
+  it("[CV62] an old link has expired, and says so", async () => {
+    const link = await a1.invite();
+    expect(codeOf(await decodeInvite(crypto, link, a1.env.now + MAX_INVITE_LIFETIME_MS))).toBe("invite/expired");
+    expect(isReject(await decodeInvite(crypto, link, a1.env.now + MAX_INVITE_LIFETIME_MS - 1))).toBe(false);
+    expect(codeOf(await a1.redeem(link))).toBe("invite/own");
   });
 
   it("[CV61] a changed link is a bad link", async () => {

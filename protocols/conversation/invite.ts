@@ -10,7 +10,7 @@ import { isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import { sign, verify } from "#protocols/base/sign.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
 import { decodeBundle, verifyBundle } from "#protocols/handshake/handshake.ts";
-import { type DeviceKeys, deviceListSchema, verifyDeviceList } from "#protocols/identity/identity.ts";
+import { type DeviceKeys, deviceListSchema, liveDevices, verifyDeviceList } from "#protocols/identity/identity.ts";
 import { addressSchema, MAX_BUNDLE_BYTES, MAX_RELAYS, nameSchema } from "#protocols/content/content.ts";
 
 export const MAX_USES = 1000;
@@ -42,8 +42,13 @@ export type Invite = Infer<typeof inviteSchema>;
 
 const signedSchema = struct({ invite: bytes({ max: MAX_LINK_LENGTH }), signature: bytes(64) });
 
+/**
+ * The list in a link is of live devices alone: a long history of devices would make it longer than anybody reads. What was
+ * revoked comes with the first event (CV60).
+ */
 export async function encodeInvite(crypto: CryptoSuite, keys: DeviceKeys, invite: Invite): Promise<string> {
-  const raw = encode(inviteSchema, invite);
+  const live = { account: invite.account, certificates: liveDevices(invite.list), revocations: [] };
+  const raw = encode(inviteSchema, { ...invite, list: live });
   const signature = await sign(crypto, "invite", keys.signSeed, raw);
   return LINK_PREFIX + base64urlnopad.encode(encode(signedSchema, { invite: raw, signature }));
 }
@@ -75,6 +80,7 @@ export async function decodeInvite(crypto: CryptoSuite, link: string, now: numbe
   if (isReject(bundle) || bundle.certificate.account !== invite.account) return reject("invite/bad-link");
   const listed = await verifyDeviceList(crypto, invite.list);
   if (isReject(listed) || listed.account !== invite.account) return reject("invite/bad-link");
+  if (!liveDevices(listed).some(({ device }) => device === bundle.certificate.device)) return reject("invite/bad-link");
   if (isReject(await verifyBundle(crypto, bundle, { now }))) return reject("invite/bad-link");
   const publicKey = fromHex(bundle.certificate.device)!;
   const message = signed.invite;

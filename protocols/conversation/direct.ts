@@ -9,7 +9,7 @@
  *  - What is indexed is held until every addressed device has receipted it; what is not is repeated by rules of its own.
  *  - The relation of two people is computed from facts (contact.ts), so both sides end in the same one.
  *
- * Spec: ./SPEC.md CV1-CV99.
+ * Spec: ./SPEC.md CV1-CV93.
  */
 import { equalBytes } from "#protocols/base/bytes.ts";
 import { bytes, encode, id, type Infer, list, optional, struct, text, uint } from "#protocols/base/codec.ts";
@@ -315,7 +315,7 @@ export async function seal(
   return chain({ state: moved, effects }, (now) => introduce(now, recipients, env));
 }
 
-/** CV52: a device of ours that has not receipted what brought the root we write on may not hear us. */
+/** CV57: a device of ours that has not receipted what brought the root we write on may not hear us. */
 async function introduce(state: DirectState, recipients: readonly DeviceCertificate[], env: Env): Promise<Step> {
   const { self, direct } = state;
   assert(direct !== undefined, "the conversation exists");

@@ -90,7 +90,7 @@ export class Device {
   directs = new Map<AccountId, Direct>();
   outbox = new Map<AccountId, Held[]>();
   /** Every event recorded, in order; one id twice is a broken promise. */
-  log: { readonly id: EventId; readonly event: Event }[] = [];
+  log: { readonly id: EventId; readonly event: Event; readonly bytes: Uint8Array }[] = [];
   receiptDue = new Set<AccountId>();
   rejects: string[] = [];
   /** What has left since it was last collected. */
@@ -162,7 +162,7 @@ export class Device {
     const direct = this.direct(contact);
     if (effect.type === "record") {
       assert(!this.log.some(({ id }) => id === effect.id), `${this.name} knows an event once`);
-      this.log.push({ id: effect.id, event: effect.event });
+      this.log.push({ id: effect.id, event: effect.event, bytes: effect.bytes });
       this.#bytes.set(effect.id, effect.bytes);
     }
     if (effect.type === "hold") {

@@ -1,7 +1,7 @@
 /**
  * How a device learns of a conversation that another device of its account began. It cannot hear the conversation's topics yet,
  * so the news goes to the account's own inbox, sealed like any payload to the own devices alone. It says who the contact is and
- * where the conversation is heard; everything else comes as events, offered until receipted. Spec: ./SPEC.md CV50-CV56.
+ * where the conversation is heard; everything else comes as events, offered until receipted. Spec: ./SPEC.md CV50-CV57.
  */
 import { bytes, encode, id, type Infer, list, literal, struct } from "#protocols/base/codec.ts";
 import type { AccountId, DeviceId } from "#protocols/base/ids.ts";
@@ -10,7 +10,7 @@ import { type DeviceList, deviceListSchema, liveDevices, MAX_LIVE_DEVICES } from
 import type { DevicePair } from "./pair.ts";
 import { type Roots, rootsSchema } from "./roots.ts";
 
-/** An own device that has not answered is introduced again with the first thing said after this long (CV52). */
+/** An own device that has not answered is introduced again with the first thing said after this long (CV57). */
 export const INTRODUCE_REPEAT_MS = 60_000;
 
 /** Fields and heads of an event or introduction beside its device list and bundles; roots are below 2 KB. */

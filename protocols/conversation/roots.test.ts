@@ -161,7 +161,7 @@ describe("two people's roots", () => {
     expect(b1.log.filter(({ event }) => event.body.type === "message")).toHaveLength(15);
   });
 
-  it("[CV52, CV72-CV74] weeks of storm: no device is left behind on a root that nobody writes on", async () => {
+  it("[CV57, CV72-CV74] weeks of storm: no device is left behind on a root that nobody writes on", async () => {
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 0, max: 2 ** 31 - 1 }), async (seed) => {
         const all = [...contacts, ...extra].map((device) => device.clone(seededRandom(crypto, `weeks ${seed} ${device.name}`)));

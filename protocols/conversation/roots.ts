@@ -1,5 +1,5 @@
 /**
- * The roots of one conversation: every one that may still carry messages is heard, one is written on. Spec: ./SPEC.md CV70-CV76.
+ * The roots of one conversation: every one that may still carry messages is heard, one is written on. Spec: ./SPEC.md CV70-CV77.
  */
 import { equalBytes } from "#protocols/base/bytes.ts";
 import { id, type Infer, list, optional, struct, uint } from "#protocols/base/codec.ts";
@@ -42,7 +42,7 @@ export const rootEntrySchema = struct({
   root: optional(conversationRootSchema),
   /** Index of our account's event that proposes it, until one of their devices has receipted that (CV73). */
   proposedIn: uint(),
-  /** The event that brought it: whoever has receipted that one hears it, and our other devices may not yet (CV52). */
+  /** The event that brought it: whoever has receipted that one hears it, and our other devices may not yet (CV57). */
   broughtBy: struct({ device: id<DeviceId>(), index: uint() }),
   /** When a better root became active, or 0. */
   supersededAt: uint(),

@@ -54,4 +54,23 @@ describe("the faster suite has the bytes of the synchronous one", () => {
       expect(await native.x25519.sharedSecret(new Uint8Array(32).fill(9), raw)).toBeUndefined();
     }
   });
+
+  test("encapsulations, and what implicit rejection makes of a forged one", async () => {
+    await fc.assert(
+      fc.asyncProperty(bytes(64), bytes(32), fc.nat(1_087), async (seed, randomness, at) => {
+        const key = await reference.mlkem768.publicKey(seed);
+        expect(await native.mlkem768.publicKey(seed)).toEqual(key);
+        const made = await native.mlkem768.encapsulate(key, randomness);
+        expect(made).toEqual(await reference.mlkem768.encapsulate(key, randomness));
+        const { ciphertext, sharedSecret } = made!;
+        expect(await native.mlkem768.decapsulate(seed, ciphertext)).toEqual(sharedSecret);
+        const forged = ciphertext.slice();
+        forged[at]! ^= 1;
+        expect(await native.mlkem768.decapsulate(seed, forged)).toEqual(
+          await reference.mlkem768.decapsulate(seed, forged),
+        );
+      }),
+      RUNS,
+    );
+  });
 });

@@ -2,7 +2,16 @@
  * The simulator's suite, faster: the same functions computed by Node's own synchronous calls where those win, so that an hour
  * of four peers takes half the time. Same bytes as `synchronousSuite`, hence the same trace (simulation.test.ts).
  */
-import { createPrivateKey, createPublicKey, diffieHellman, hash, type KeyObject, sign, verify } from "node:crypto";
+import {
+  createPrivateKey,
+  createPublicKey,
+  decapsulate,
+  diffieHellman,
+  hash,
+  type KeyObject,
+  sign,
+  verify,
+} from "node:crypto";
 
 import { concat, EMPTY } from "#protocols/base/bytes.ts";
 import { Lru } from "#protocols/base/lru.ts";
@@ -23,6 +32,10 @@ const PRIVATE_PREFIX = "302e020100300506032b65%%04220420";
 const PUBLIC_PREFIX = "302a300506032b65%%032100";
 const ALGORITHMS = { x25519: "6e", ed25519: "70" } as const;
 type Algorithm = keyof typeof ALGORITHMS;
+/** The same for the 64 bytes of an ML-KEM-768 seed (RFC 9935). */
+const KEM_PREFIX = "3054020100300b060960864801650304040204428040";
+const KEM_PUBLIC_BYTES = 1_184;
+const KEM_CIPHERTEXT_BYTES = 1_088;
 
 type Secret = { readonly key: KeyObject; readonly publicKey: Uint8Array };
 
@@ -68,17 +81,26 @@ export function nativeSuite(): CryptoSuite {
   const publics = new Lru<string, KeyObject>(MAX_KEYS);
   const verdicts = new Lru<string, boolean>(MAX_VERDICTS);
 
-  function secretKey(algorithm: Algorithm, seed: Uint8Array): Secret {
-    assert(seed.length === 32, `an ${algorithm} secret has 32 bytes`);
-    const name = algorithm + hex(seed);
+  function parsed(prefix: string, seed: Uint8Array, publicBytes: number): Secret {
+    const name = prefix + hex(seed);
     const known = secrets.get(name);
     if (known !== undefined) return known;
-    const prefix = Buffer.from(PRIVATE_PREFIX.replace("%%", ALGORITHMS[algorithm]), "hex");
-    const key = createPrivateKey({ key: Buffer.concat([prefix, seed]), format: "der", type: "pkcs8" });
+    const der = Buffer.concat([Buffer.from(prefix, "hex"), seed]);
+    const key = createPrivateKey({ key: der, format: "der", type: "pkcs8" });
     const exported = createPublicKey(key).export({ format: "der", type: "spki" });
-    const secret = { key, publicKey: plain(exported.subarray(-32)) };
+    const secret = { key, publicKey: plain(exported.subarray(-publicBytes)) };
     secrets.set(name, secret);
     return secret;
+  }
+
+  function secretKey(algorithm: Algorithm, seed: Uint8Array): Secret {
+    assert(seed.length === 32, `an ${algorithm} secret has 32 bytes`);
+    return parsed(PRIVATE_PREFIX.replace("%%", ALGORITHMS[algorithm]), seed, 32);
+  }
+
+  function kemKey(seed: Uint8Array): Secret {
+    assert(seed.length === 64, "ML-KEM seed has 64 bytes");
+    return parsed(KEM_PREFIX, seed, KEM_PUBLIC_BYTES);
   }
 
   function publicKey(algorithm: Algorithm, raw: Uint8Array): KeyObject {
@@ -101,8 +123,9 @@ export function nativeSuite(): CryptoSuite {
     return verdict;
   }
 
+  const synchronous = synchronousSuite();
   return {
-    ...synchronousSuite(),
+    ...synchronous,
     sha256: (data) => plain(hash("sha256", data, "buffer")),
     hmac: (key, data) => plain(hmac(key, data)),
     hkdf,
@@ -130,6 +153,15 @@ export function nativeSuite(): CryptoSuite {
           // OpenSSL refuses a result of zeros by throwing.
           return undefined;
         }
+      },
+    },
+    mlkem768: {
+      publicKey: async (seed) => kemKey(seed).publicKey.slice(),
+      // Node's own takes no randomness of ours.
+      encapsulate: synchronous.mlkem768.encapsulate,
+      async decapsulate(seed, ciphertext) {
+        assert(ciphertext.length === KEM_CIPHERTEXT_BYTES, "ML-KEM ciphertext has 1,088 bytes");
+        return plain(decapsulate(kemKey(seed).key, ciphertext));
       },
     },
   };

@@ -88,6 +88,8 @@ describe("connecting in a storm", () => {
 
   it("seed 22: a request whose root nobody else hears reaches the devices that were introduced to another one", () => bothConnect(22));
 
+  it("seed 1527558859: who knows the new root introduces it without having anything to say", () => bothConnect(1527558859));
+
   it("[CV40, CV41] a request is repeated, a reply lost, the inviter away for a day", async () => {
     await fc.assert(
       fc.asyncProperty(seeds, async (seed) => {

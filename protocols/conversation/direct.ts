@@ -311,16 +311,21 @@ export async function seal(
   }
   if (sealed.unreachable.length > 0) effects.push({ type: "fetch-prekeys", devices: sealed.unreachable });
   const moved = withPairs(state, sealed.pairs);
-  if (options.ephemeral) return { state: moved, effects };
-  return chain({ state: moved, effects }, (now) => introduce(now, recipients, env));
+  const ownToo = recipients.some(({ account }) => account === self.account);
+  if (options.ephemeral || !ownToo) return { state: moved, effects };
+  return chain({ state: moved, effects }, (now) => introduce(now, env));
 }
 
-/** CV57: a device of ours that has not receipted what brought the root we write on may not hear us. */
-async function introduce(state: DirectState, recipients: readonly DeviceCertificate[], env: Env): Promise<Step> {
+/**
+ * CV57: a device of ours that has not receipted what brought the root we write on may not hear us. Goes with what is sealed for
+ * own devices; to be called besides whenever held events are offered again, because the one who knows may have nothing to say.
+ * @returns No effects when all of them hear us, or when it is too soon.
+ */
+export async function introduce(state: DirectState, env: Env): Promise<Step> {
   const { self, direct } = state;
   assert(direct !== undefined, "the conversation exists");
   const brought = writingRoot(direct.roots)?.broughtBy;
-  const silent = recipients.filter(({ account, device }) => {
+  const silent = recipientsOf(self, direct).filter(({ account, device }) => {
     if (account !== self.account || device === brought?.device) return false;
     const known = direct.receipts.find(({ from }) => from === device)?.devices;
     return known === undefined || (brought !== undefined && !covers(known, brought.device, brought.index));

@@ -29,6 +29,7 @@ import {
   directSchema,
   type DirectState,
   type Effect,
+  introduce,
   introducedContact,
   missingReceipts,
   type OpenInvite,
@@ -256,6 +257,7 @@ export class Device {
       const only = missingReceipts(this.direct(contact), this.id, index, devices);
       this.commit(contact, await seal(this.state(contact), { id, bytes, ephemeral: false, only }, this.env));
     }
+    this.commit(contact, await introduce(this.state(contact), this.env));
   }
 
   async invite(options: { readonly uses?: number; readonly oneTime?: boolean; readonly change?: Partial<Invite> } = {}): Promise<string> {

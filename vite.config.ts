@@ -12,6 +12,12 @@ const LIVE = [
   "test/e2e/**/*.test.ts",
 ];
 
+const SEEDS = 0x7fff_ffff;
+const LONG = {
+  env: { SKEIN_LONG: "1", SKEIN_SEED: process.env["SKEIN_SEED"] ?? String(Math.floor(Math.random() * SEEDS)) },
+  setupFiles: ["./test/seed.ts"],
+};
+
 export default defineConfig(({ mode }) => ({
   test: {
     environment: "node",
@@ -20,7 +26,7 @@ export default defineConfig(({ mode }) => ({
     // ML-KEM and ChaCha20 in Node's WebCrypto call themselves experimental, in every worker anew.
     execArgv: ["--disable-warning=ExperimentalWarning"],
     // Counts are small by default; `npm run test:long` (--mode long) raises them.
-    env: mode === "long" ? { SKEIN_LONG: "1" } : {},
+    ...(mode === "long" ? LONG : {}),
     reporters: ["default", "./test/summary.ts"],
     projects: [
       {

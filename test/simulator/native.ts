@@ -158,7 +158,7 @@ export function nativeSuite(): CryptoSuite {
     mlkem768: {
       publicKey: async (seed) => kemKey(seed).publicKey.slice(),
       // Node's own takes no randomness of ours.
-      encapsulate: synchronous.mlkem768.encapsulate,
+      encapsulate: (key, randomness) => synchronous.mlkem768.encapsulate(key, randomness),
       async decapsulate(seed, ciphertext) {
         assert(ciphertext.length === KEM_CIPHERTEXT_BYTES, "ML-KEM ciphertext has 1,088 bytes");
         return plain(decapsulate(kemKey(seed).key, ciphertext));

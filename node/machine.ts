@@ -1,5 +1,5 @@
 /** Puts a peer together from this machine's clock, randomness, disk and network: what the daemon runs, and a command alone. */
-import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import { nodeSuite } from "#src/runtime/node-crypto.ts";
 import type { Peer } from "#src/peer/face.ts";
 import { startPeer } from "#src/peer/start.ts";
 import { levelStoreHost } from "#src/runtime/level-store.ts";
@@ -9,7 +9,7 @@ import { accountFolder, type Home, mustHaveAccount, readUnlock, storeFolder } fr
 import { offlineNetwork } from "./offline-network.ts";
 
 export function machine() {
-  return { clock: systemClock, random: systemRandom, crypto: webCryptoSuite(globalThis.crypto.subtle) };
+  return { clock: systemClock, random: systemRandom, crypto: nodeSuite() };
 }
 
 /**

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { PeerId } from "#protocols/base/ids.ts";
-import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import { nodeSuite } from "#src/runtime/node-crypto.ts";
 import { type MailboxStats, startMailbox } from "#src/mailbox/mailbox.ts";
 import type { NetworkLimits, RelayOptions } from "#src/net/limits.ts";
 import { RELAY_LIMITS, RELAY_OPTIONS } from "#src/net/limits.ts";
@@ -68,7 +68,7 @@ export async function startRelay(options: StartRelayOptions): Promise<Relay> {
       host: levelStoreHost(join(home, "mailbox")),
       clock: systemClock,
       random: systemRandom,
-      crypto: webCryptoSuite(globalThis.crypto.subtle),
+      crypto: nodeSuite(),
       onFailure: (failure) => log(`mailbox: ${failure instanceof Failure ? failure.code : "failed"}, opening it anew`),
     });
     stops.push(() => mailbox.stop());

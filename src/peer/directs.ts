@@ -15,12 +15,13 @@ import {
   type Step,
   type StepEnv,
 } from "#protocols/conversation/direct.ts";
-import type { DevicePair } from "#protocols/conversation/pair.ts";
+import { type DevicePair, newPair } from "#protocols/conversation/pair.ts";
 import { liveDevices } from "#protocols/identity/identity.ts";
 import type { ReadTx, Tx } from "#src/runtime/driver.ts";
-import { comparePositions, insertOrdered } from "./order.ts";
+import { comparePositions, insertOrdered, positionOf } from "./order.ts";
 import {
   ALL,
+  bundleTable,
   contactLog,
   directTable,
   eventIndexTable,
@@ -186,6 +187,15 @@ export class Directs {
     });
   }
 
+  /** Keeps a prekey bundle of a contact's device that was fetched from a directory. */
+  async keepBundle(account: AccountId, device: DeviceId, bundle: Uint8Array): Promise<void> {
+    await this.locked(account, async (tx) => {
+      const pair = (await tx.get(pairTable, device)) ?? newPair(account, device);
+      tx.put(pairTable, device, { ...pair, bundle });
+      tx.put(bundleTable, device, bundle);
+    });
+  }
+
   /** A write beside the conversation, under its lock. */
   locked<T>(account: AccountId, body: (tx: Tx) => Promise<T>): Promise<T> {
     return this.#world.driver.run([LOCKS.direct(account)], body);
@@ -198,7 +208,9 @@ export class Directs {
     const pairs = new Map<DeviceId, DevicePair>();
     for (const { device } of devices) {
       const pair = device === self.keys.certificate.device ? undefined : await tx.get(pairTable, device);
-      if (pair) pairs.set(device, pair);
+      if (pair === undefined) continue;
+      const bundle = pair.bundle ?? (await tx.get(bundleTable, device));
+      pairs.set(device, bundle === pair.bundle ? pair : { ...pair, ...(bundle && { bundle }) });
     }
     const prekeys = options.prekeys ? await tx.get(prekeysTable, SELF) : undefined;
     const invites = options.invites ? ((await tx.get(invitesTable, SELF)) ?? []) : undefined;
@@ -212,7 +224,9 @@ export class Directs {
     if (direct !== before.direct) tx.put(directTable, account, direct);
     if (before.direct === undefined) await tx.append(contactLog, ALL, account);
     for (const [device, pair] of state.pairs) {
-      if (pair !== before.pairs.get(device)) tx.put(pairTable, device, pair);
+      const was = before.pairs.get(device);
+      if (pair !== was) tx.put(pairTable, device, pair);
+      if (pair.bundle && pair.bundle !== was?.bundle) tx.put(bundleTable, device, pair.bundle);
     }
     if (state.prekeys && state.prekeys !== before.prekeys) tx.put(prekeysTable, SELF, state.prekeys);
     if (state.invites && state.invites !== before.invites) tx.put(invitesTable, SELF, state.invites);
@@ -248,7 +262,7 @@ export class Directs {
       const own = event.author === this.#world.identity.account;
       recorded.push({ id, event, row, own });
       if (event.body.type !== "message") continue;
-      const entry = { ...event.time, id, row };
+      const entry = { ...positionOf(event, id), row };
       await insertOrdered(tx, conversation, entry);
       const last = summary?.last;
       summary = {

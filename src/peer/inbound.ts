@@ -4,7 +4,7 @@
  */
 import type { AccountId, EnvelopeId, PeerId, TopicId } from "#protocols/base/ids.ts";
 import { isReject, type OrReject, type Reject, reject } from "#protocols/base/reject.ts";
-import { authorOf, receive } from "#protocols/conversation/direct.ts";
+import { authorOf, type Effect, receive } from "#protocols/conversation/direct.ts";
 import { decodePayload, type DirectPayload } from "#protocols/conversation/message.ts";
 import {
   type EnvelopeInfo,
@@ -25,6 +25,9 @@ const MAX_REMEMBERED = 32_768;
 
 /** Parked for want of something that another message brings (DESIGN section 2). */
 const NOT_YET: ReadonlySet<string> = new Set(["ratchet/too-far", "conversation/unknown-request", "conversation/not-accepted"]);
+
+/** An envelope of a topic we hear. */
+type Arrival = { readonly heard: HeardTopic; readonly info: EnvelopeInfo; readonly bytes: Uint8Array };
 
 export class Inbound {
   readonly #world: World;
@@ -92,23 +95,28 @@ export class Inbound {
       return info.code === "envelope/expired" || info.code === "envelope/from-the-future" ? "ignore" : "reject";
     }
     if (info.topic !== topic) return "reject";
-    void this.#once(heard, info, bytes).catch((error: unknown) => this.#failed(error));
+    void this.#accept([{ heard, info, bytes }]).catch((error: unknown) => this.#failed(error));
     return "accept";
   }
 
   /**
    * A batch of a mailbox's log, or of a contact's device. Their signature is not checked again: that is for those who cannot
-   * open them, and whoever can seal one can sign one (EN14). @throws Failure when the store failed: then none of it counts as taken. */
+   * open them, and whoever can seal one can sign one (EN14). @throws Failure when the store failed: then none counts as taken.
+   */
   async envelopes(batch: readonly Uint8Array[]): Promise<void> {
-    await Promise.all(batch.map((bytes) => this.#straight(bytes)));
+    const arrivals: Arrival[] = [];
+    for (const bytes of batch) {
+      const info = inspectEnvelope(this.#world.crypto, bytes);
+      const refused = isReject(info) ? info : this.#late(info);
+      if (refused) this.#count(refused);
+      const heard = isReject(info) || refused ? undefined : this.#topics.get(info.topic);
+      if (heard && !isReject(info)) arrivals.push({ heard, info, bytes });
+    }
+    await this.#accept(arrivals);
   }
 
-  async #straight(bytes: Uint8Array): Promise<void> {
-    const info = inspectEnvelope(this.#world.crypto, bytes);
-    if (isReject(info)) return this.#count(info);
-    if (info.expiresAt <= this.#world.now()) return this.#count(reject("envelope/expired"));
-    const heard = this.#topics.get(info.topic);
-    if (heard) await this.#once(heard, info, bytes);
+  #late(info: EnvelopeInfo): Reject | undefined {
+    return info.expiresAt <= this.#world.now() ? reject("envelope/expired") : undefined;
   }
 
   #failed(error: unknown): void {
@@ -117,42 +125,74 @@ export class Inbound {
     this.#world.tell({ type: "warning", code: "peer/not-taken", message });
   }
 
-  #once(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<void> {
-    if (this.#remembered.has(info.id)) return this.#remembered.get(info.id) ?? Promise.resolve();
-    const work = this.#open(heard, info, bytes).then(
-      () => this.#remember(info.id, undefined),
-      (error: unknown) => {
-        this.#remembered.delete(info.id);
-        throw error;
-      },
-    );
-    this.#remember(info.id, work);
-    return work;
+  /** Takes in what is not here yet, the arrivals of one contact in one step; resolves when all of it is committed. */
+  async #accept(arrivals: readonly Arrival[]): Promise<void> {
+    const works = new Set<Promise<void>>();
+    const fresh = new Map<AccountId, Arrival[]>();
+    for (const arrival of arrivals) {
+      const { heard, info } = arrival;
+      if (this.#remembered.has(info.id)) {
+        works.add(this.#remembered.get(info.id) ?? Promise.resolve());
+        continue;
+      }
+      this.#remember(info.id, undefined);
+      fresh.set(heard.account, [...(fresh.get(heard.account) ?? []), arrival]);
+    }
+    for (const [account, mine] of fresh) {
+      const work = this.#openAll(account, mine);
+      for (const { info } of mine) this.#remember(info.id, work);
+      works.add(
+        work.then(
+          () => mine.forEach(({ info }) => this.#remember(info.id, undefined)),
+          (error: unknown) => {
+            mine.forEach(({ info }) => this.#remembered.delete(info.id));
+            throw error;
+          },
+        ),
+      );
+    }
+    await Promise.all(works);
   }
 
-  async #open(heard: HeardTopic, info: EnvelopeInfo, bytes: Uint8Array): Promise<void> {
-    const refused = await this.#attempt(heard, bytes);
-    if (refused === undefined) return this.#unpark(heard.account);
-    if (!NOT_YET.has(refused.code) || info.kind === "ephemeral") return this.#count(refused);
-    await this.#park(heard.account, info.id, bytes);
+  async #openAll(account: AccountId, arrivals: readonly Arrival[]): Promise<void> {
+    const refusals = await this.#attempt(account, arrivals);
+    let opened = false;
+    for (const [i, { info, bytes }] of arrivals.entries()) {
+      const refused = refusals[i];
+      opened ||= refused === undefined;
+      if (refused === undefined) continue;
+      if (!NOT_YET.has(refused.code) || info.kind === "ephemeral") this.#count(refused);
+      else await this.#park(account, info.id, bytes);
+    }
+    if (opened) await this.#unpark(account);
   }
 
-  /** @returns Why not, or undefined when it was taken in. */
-  async #attempt(heard: HeardTopic, bytes: Uint8Array): Promise<Reject | undefined> {
-    const opened = await openEnvelope(this.#world.crypto, heard.keys, bytes);
-    if (isReject(opened)) return opened;
-    const payload = decodePayload(opened.payload);
-    if (isReject(payload)) return payload;
-    const taken = await this.#take(heard.account, payload, { viaInbox: false });
-    return isReject(taken) ? taken : undefined;
-  }
-
-  #take(account: AccountId, payload: DirectPayload, options: { readonly viaInbox: boolean }) {
-    const prekeys = payload.inits.length > 0;
+  /** @returns For each, why it was not taken in, or undefined when it was. */
+  async #attempt(account: AccountId, arrivals: readonly Arrival[]): Promise<readonly (Reject | undefined)[]> {
+    const payloads = await Promise.all(arrivals.map((arrival) => this.#payload(arrival)));
+    const refusals: (Reject | undefined)[] = payloads.map((payload) => (isReject(payload) ? payload : undefined));
+    if (payloads.every(isReject)) return refusals;
     // A request on a topic is one that crossed ours; it may claim an invite too.
-    return this.#directs.step(account, { prekeys, invites: prekeys }, (state, env) =>
-      receive(state, { payload, ...options }, env),
-    );
+    const inits = payloads.some((payload) => !isReject(payload) && payload.inits.length > 0);
+    await this.#directs.step(account, { prekeys: inits, invites: inits }, async (before, env) => {
+      let state = before;
+      const effects: Effect[] = [];
+      for (const [i, payload] of payloads.entries()) {
+        if (isReject(payload)) continue;
+        const taken = await receive(state, { payload, viaInbox: false }, env);
+        refusals[i] = isReject(taken) ? taken : undefined;
+        if (isReject(taken)) continue;
+        state = taken.state;
+        effects.push(...taken.effects);
+      }
+      return state === before ? reject("peer/nothing-taken") : { state, effects };
+    });
+    return refusals;
+  }
+
+  async #payload({ heard, bytes }: Arrival): Promise<OrReject<DirectPayload>> {
+    const opened = await openEnvelope(this.#world.crypto, heard.keys, bytes);
+    return isReject(opened) ? opened : decodePayload(opened.payload);
   }
 
   /** First contact, as our mailboxes hand it over. @throws Failure when the store failed. */
@@ -175,7 +215,9 @@ export class Inbound {
     if (prekeys === undefined) return undefined;
     const author = await authorOf(identity.self, payload, prekeys, stepEnv(this.#world));
     if (isReject(author)) return author;
-    return this.#take(author.account, payload, { viaInbox: true });
+    return this.#directs.step(author.account, { prekeys: true, invites: true }, (state, env) =>
+      receive(state, { payload, viaInbox: true }, env),
+    );
   }
 
   async #park(account: AccountId, id: EnvelopeId, envelope: Uint8Array): Promise<void> {
@@ -201,19 +243,29 @@ export class Inbound {
   async #unparkPass(account: AccountId): Promise<boolean> {
     const { driver, crypto } = this.#world;
     const rows = await driver.read((tx) => tx.rows(parkedLog, account, { limit: MAX_PARKED }));
-    let progress = false;
+    const arrivals: (Arrival & { readonly n: number })[] = [];
+    const done: number[] = [];
     for (const { n, value } of rows) {
       const info = inspectEnvelope(crypto, value.envelope);
       const heard = isReject(info) ? undefined : this.#topics.get(info.topic);
-      const refused = isReject(info) ? info : heard ? await this.#attempt(heard, value.envelope) : undefined;
+      if (heard && !isReject(info)) arrivals.push({ heard, info, bytes: value.envelope, n });
+      else done.push(n);
+    }
+    const refusals = await this.#attempt(account, arrivals);
+    let progress = false;
+    for (const [i, { n }] of arrivals.entries()) {
+      const refused = refusals[i];
       if (refused && NOT_YET.has(refused.code)) continue;
       if (refused) this.#count(refused);
-      progress ||= refused === undefined;
+      else progress = true;
+      done.push(n);
+    }
+    if (done.length > 0) {
       await this.#directs.locked(account, async (tx) => {
-        tx.deleteAt(parkedLog, account, n);
-        tx.release(() => this.#parked.set(account, Math.max(0, (this.#parked.get(account) ?? 0) - 1)));
+        for (const n of done) tx.deleteAt(parkedLog, account, n);
       });
     }
+    this.#parked.set(account, rows.length - done.length);
     return progress;
   }
 

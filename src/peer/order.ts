@@ -6,39 +6,47 @@
  * Invariants: pages hold disjoint, ascending ranges in the order of the page list; within a page entries ascend; no page is
  * empty; no page is longer than PAGE_ENTRIES.
  */
-import { compareText } from "#protocols/base/bytes.ts";
-import { id, type Infer, list, struct, uint } from "#protocols/base/codec.ts";
+import { compareBytes, fromHex } from "#protocols/base/bytes.ts";
+import { bytes, type Infer, list, struct, uint } from "#protocols/base/codec.ts";
 import type { ConversationId, EventId } from "#protocols/base/ids.ts";
+import type { Hlc } from "#protocols/content/content.ts";
 import { assert } from "#protocols/base/reject.ts";
 import { table } from "#src/runtime/records.ts";
 import type { ReadTx, Tx } from "#src/runtime/driver.ts";
 
-/** Entries a page: about 6 KiB to rewrite for one message, and one batch of a hundred messages rewrites it once. */
-export const PAGE_ENTRIES = 128;
-/** Pages of one conversation: 13 million messages. */
+/** Entries a page: at most 1.5 KB to rewrite for one message, and one batch of a hundred messages rewrites it once or twice. */
+export const PAGE_ENTRIES = 64;
+/** Pages of one conversation: 6 million messages. */
 const MAX_PAGES = 100_000;
+/** Of an event id, what settles the order of two events of one moment. Not looked up by it, so 64 bits are plenty. */
+const TIE_DIGITS = 16;
 
-const entrySchema = struct({
+export const orderEntrySchema = struct({
   wall: uint(),
   counter: uint(),
-  id: id<EventId>(),
+  /** First bytes of the event's id. */
+  tie: bytes(TIE_DIGITS / 2),
   /** Row of the event log. */
   row: uint(),
 });
-export type OrderEntry = Infer<typeof entrySchema>;
-type Position = Pick<OrderEntry, "wall" | "counter" | "id">;
+export type OrderEntry = Infer<typeof orderEntrySchema>;
+export type Position = Pick<OrderEntry, "wall" | "counter" | "tie">;
+
+export function positionOf(event: { readonly time: Hlc }, id: EventId): Position {
+  return { ...event.time, tie: fromHex(id.slice(0, TIE_DIGITS))! };
+}
 
 const pageListSchema = struct({
   /** First position of each page after the first, with the number it is stored under; ascending. */
-  pages: list(struct({ from: entrySchema, page: uint() }), MAX_PAGES),
+  pages: list(struct({ from: orderEntrySchema, page: uint() }), MAX_PAGES),
   next: uint(),
 });
 
 const pageLists = table({ name: "order-pages", number: 20, schema: pageListSchema, version: 1, cached: true });
-const pages = table({ name: "order-page", number: 21, schema: list(entrySchema, PAGE_ENTRIES + 1), version: 1, cached: true });
+const pages = table({ name: "order-page", number: 21, schema: list(orderEntrySchema, PAGE_ENTRIES + 1), version: 1, cached: true });
 
 export function comparePositions(a: Position, b: Position): number {
-  return a.wall - b.wall || a.counter - b.counter || compareText(a.id, b.id);
+  return a.wall - b.wall || a.counter - b.counter || compareBytes(a.tie, b.tie);
 }
 
 function pageKey(conversation: ConversationId, page: number): string {

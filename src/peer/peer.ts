@@ -26,7 +26,7 @@ import { Push } from "./push.ts";
 import { ReceiptSchedule } from "./receipts.ts";
 import { pairTable, prekeysTable, summaryTable } from "./tables.ts";
 import { Topics } from "./topics.ts";
-import { MAX_MESSAGES, Views } from "./views.ts";
+import { MAX_MESSAGES, storedEvent, Views } from "./views.ts";
 import type { World } from "./world.ts";
 
 /** Messages of one call without a limit. */
@@ -396,9 +396,8 @@ export class RunningPeer implements Peer {
       let unread = 0;
       let reached = false;
       for (const entry of newer) {
-        const other = await this.#views.event(tx, conversation, entry.id);
-        if (other === undefined) continue;
-        reached ||= entry.id === upTo;
+        const { id, event: other } = await storedEvent(tx, conversation, entry.row);
+        reached ||= id === upTo;
         if (other.author === this.account) continue;
         if (reached) direct = markRead(direct, other.device, other.index);
         else unread++;

@@ -5,7 +5,6 @@
 import { fromHex, toHex } from "#protocols/base/bytes.ts";
 import { assert, isReject } from "#protocols/base/reject.ts";
 import type { Direct } from "#protocols/conversation/direct.ts";
-import { newPair } from "#protocols/conversation/pair.ts";
 import {
   decodeRecord,
   encodeRecord,
@@ -26,7 +25,7 @@ import { liveDevices } from "#protocols/identity/identity.ts";
 import type { MailboxClient } from "#src/mailbox/client.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Directs } from "./directs.ts";
-import { LOCKS, pairTable, prekeysTable, SELF } from "./tables.ts";
+import { LOCKS, prekeysTable, SELF } from "./tables.ts";
 import { stepEnv, type World } from "./world.ts";
 
 /** One-time bundles kept at each of our relays. New sessions are rare, invites bring keys of their own. */
@@ -135,10 +134,7 @@ export class Prekeys {
         if (device === undefined || isReject(plaintext)) continue;
         const bundle = decodeBundle(plaintext);
         if (isReject(bundle) || bundle.certificate.device !== device) continue;
-        await this.#directs.locked(direct.contact, async (tx) => {
-          const pair = (await tx.get(pairTable, device)) ?? newPair(direct.contact, device);
-          tx.put(pairTable, device, { ...pair, bundle: plaintext });
-        });
+        await this.#directs.keepBundle(direct.contact, device, plaintext);
         found = true;
       }
     }

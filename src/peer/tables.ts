@@ -2,16 +2,17 @@
  * What a peer keeps, by name. Numbers stand in the store and are never reused. Everything of one contact is written under the
  * lock `direct:<account>`; sessions with one's own devices serve all conversations and have a lock of their own.
  */
-import { bool, bytes, id, list, optional, struct, text, uint } from "#protocols/base/codec.ts";
+import { bool, bytes, id, list, optional, type Schema, struct, text, uint } from "#protocols/base/codec.ts";
 import type { AccountId, ConversationId, DeviceId, EnvelopeId, EventId, LogId } from "#protocols/base/ids.ts";
 import { directSchema, openInviteSchema } from "#protocols/conversation/direct.ts";
 import { addressesSchema } from "#protocols/conversation/invite.ts";
-import { pairSchema } from "#protocols/conversation/pair.ts";
-import { MAX_EVENT_BYTES } from "#protocols/content/content.ts";
+import { type DevicePair, pairSchema } from "#protocols/conversation/pair.ts";
+import { MAX_BUNDLE_BYTES, MAX_EVENT_BYTES } from "#protocols/content/content.ts";
 import { MAX_ENVELOPE_BYTES } from "#protocols/envelope/envelope.ts";
 import { prekeyStoreSchema } from "#protocols/handshake/handshake.ts";
 import { deviceKeysSchema, deviceListSchema } from "#protocols/identity/identity.ts";
 import { log, table } from "#src/runtime/records.ts";
+import { orderEntrySchema } from "./order.ts";
 
 export const LOCKS = {
   self: "self",
@@ -73,8 +74,23 @@ export const directTable = table({
   lock: LOCKS.direct,
 });
 
-/** By device. */
-export const pairTable = table({ name: "pair", number: 6, version: 1, cached: true, schema: pairSchema });
+/** A pair moves with every message, its 2 KB bundle nearly never: the bundle has a table of its own. */
+const pairWithoutBundle: Schema<DevicePair> = {
+  write(writer, { bundle: _elsewhere, ...pair }) {
+    pairSchema.write(writer, pair);
+  },
+  read: (reader) => pairSchema.read(reader),
+};
+
+/** By device; read and written by directs.ts alone, which puts pair and bundle together. */
+export const pairTable = table({ name: "pair", number: 6, version: 1, cached: true, schema: pairWithoutBundle });
+export const bundleTable = table({
+  name: "bundle",
+  number: 14,
+  version: 1,
+  cached: true,
+  schema: bytes({ max: MAX_BUNDLE_BYTES }),
+});
 
 /** Parent `ALL`: the accounts there are direct conversations with, in order of appearance. */
 export const ALL = "all";
@@ -127,7 +143,7 @@ export const summaryTable = table({
   schema: struct({
     unread: uint(),
     /** Of the newest message by order, not by arrival. */
-    last: optional(struct({ wall: uint(), counter: uint(), id: id<EventId>(), row: uint() })),
+    last: optional(orderEntrySchema),
   }),
 });
 

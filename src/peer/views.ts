@@ -7,7 +7,7 @@ import { decodeEvent, type Event, hasRead } from "#protocols/content/content.ts"
 import { safetyNumber } from "#protocols/identity/identity.ts";
 import type { ReadTx } from "#src/runtime/driver.ts";
 import type { Contact, Conversation, Message } from "./face.ts";
-import { newestOrdered, type OrderEntry } from "./order.ts";
+import { newestOrdered, type OrderEntry, positionOf } from "./order.ts";
 import { eventIndexTable, eventLog, summaryTable } from "./tables.ts";
 import type { World } from "./world.ts";
 
@@ -76,30 +76,30 @@ export class Views {
 
   async #positionOf(tx: ReadTx, conversation: ConversationId, id: EventId) {
     const event = await this.event(tx, conversation, id);
-    return event && { ...event.time, id };
+    return event && positionOf(event, id);
   }
 
   async event(tx: ReadTx, conversation: ConversationId, id: EventId): Promise<Event | undefined> {
     const at = await tx.get(eventIndexTable, id);
     if (at === undefined || at.conversation !== conversation) return undefined;
-    return readEvent(tx, conversation, at.row);
+    return (await storedEvent(tx, conversation, at.row)).event;
   }
 
   /** Messages of this device with an index above `from`, up to `to`. */
   async own(tx: ReadTx, direct: Direct, range: { readonly from: number; readonly to: number }): Promise<readonly EventId[]> {
     const found: EventId[] = [];
     for (const entry of await newestOrdered(tx, direct.conversation, { limit: MAX_MESSAGES })) {
-      const event = await readEvent(tx, direct.conversation, entry.row);
+      const { id, event } = await storedEvent(tx, direct.conversation, entry.row);
       if (event.device !== this.#world.identity.device) continue;
       if (event.index <= range.from) break;
-      if (event.index <= range.to) found.push(entry.id);
+      if (event.index <= range.to) found.push(id);
     }
     return found;
   }
 
   async #messageAt(tx: ReadTx, direct: Direct, entry: OrderEntry): Promise<Message> {
-    const event = await readEvent(tx, direct.conversation, entry.row);
-    return this.message(direct, entry.id, event);
+    const { id, event } = await storedEvent(tx, direct.conversation, entry.row);
+    return this.message(direct, id, event);
   }
 
   message(direct: Direct, id: EventId, event: Event): Message {
@@ -122,10 +122,15 @@ export class Views {
   }
 }
 
-async function readEvent(tx: ReadTx, conversation: ConversationId, row: number): Promise<Event> {
+/** The event that an entry of the order stands for. */
+export async function storedEvent(
+  tx: ReadTx,
+  conversation: ConversationId,
+  row: number,
+): Promise<{ readonly id: EventId; readonly event: Event }> {
   const found = await tx.row(eventLog, conversation, row);
   assert(found !== undefined, "an indexed event is stored");
   const event = decodeEvent(found.event);
   assert(!isReject(event), "a stored event is well-formed");
-  return event;
+  return { id: found.id, event };
 }

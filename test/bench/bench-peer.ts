@@ -3,7 +3,7 @@ import { startPeer, createIdentity } from "#src/peer/start.ts";
 import { createNodeNetwork } from "#src/net/node-network.ts";
 import { levelStoreHost } from "#src/runtime/level-store.ts";
 import { systemClock, systemRandom } from "#src/runtime/node.ts";
-import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import { nodeSuite } from "#src/runtime/node-crypto.ts";
 import type { ConversationId } from "#protocols/base/ids.ts";
 import { sharedNowMs } from "./report.ts";
 
@@ -19,7 +19,7 @@ const options = {
   unlock: { platformKey: systemRandom(32) },
   clock: systemClock,
   random: systemRandom,
-  crypto: webCryptoSuite(globalThis.crypto.subtle),
+  crypto: nodeSuite(),
 };
 await createIdentity({ ...options, name, relays });
 const network = await createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] });

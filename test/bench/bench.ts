@@ -1,12 +1,12 @@
 /** `npm run bench`: figures as JSON on stdout's last line, a table for people before it. Never part of the tests. */
-import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import { nodeSuite } from "#src/runtime/node-crypto.ts";
 import { coldStartFigures } from "./cold-start.bench.ts";
 import { cryptoFigures } from "./crypto.bench.ts";
 import { type Figure, table } from "./report.ts";
 import { twoPeersFigures } from "./two-peers.bench.ts";
 
 const BENCHES: Readonly<Record<string, () => Promise<readonly Figure[]>>> = {
-  crypto: () => cryptoFigures(webCryptoSuite(globalThis.crypto.subtle)),
+  crypto: () => cryptoFigures(nodeSuite()),
   "two-peers": twoPeersFigures,
   "cold-start": coldStartFigures,
 };

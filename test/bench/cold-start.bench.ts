@@ -3,7 +3,7 @@ import { fork, spawnSync } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import { nodeSuite } from "#src/runtime/node-crypto.ts";
 import { startRelay } from "#relay/relay.ts";
 import { createNodeNetwork } from "#src/net/node-network.ts";
 import { createIdentity, startPeer } from "#src/peer/start.ts";
@@ -45,7 +45,7 @@ export async function coldStartFigures(): Promise<readonly Figure[]> {
 
 /** Two accounts that are contacts; bob stays away, so that alice's messages are held. @returns The key of alice's home. */
 async function prepare(home: string, address: string): Promise<string> {
-  const crypto = webCryptoSuite(globalThis.crypto.subtle);
+  const crypto = nodeSuite();
   const made = await Promise.all(
     ["alice", "bob"].map(async (name) => {
       const key = systemRandom(32);

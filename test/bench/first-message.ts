@@ -6,7 +6,7 @@ import { startPeer } from "#src/peer/start.ts";
 import { createNodeNetwork } from "#src/net/node-network.ts";
 import { levelStoreHost } from "#src/runtime/level-store.ts";
 import { systemClock, systemRandom } from "#src/runtime/node.ts";
-import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
+import { nodeSuite } from "#src/runtime/node-crypto.ts";
 
 const [home = "", key = ""] = process.argv.slice(2);
 const network = await createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] });
@@ -16,7 +16,7 @@ const peer = await startPeer({
   network,
   clock: systemClock,
   random: systemRandom,
-  crypto: webCryptoSuite(globalThis.crypto.subtle),
+  crypto: nodeSuite(),
 });
 const [conversation] = await peer.conversations();
 const held = new Promise<void>((resolve) => {

@@ -23,6 +23,7 @@ import {
   type Packet,
   Village,
 } from "./households.fixture.ts";
+import { type Introduction, introductionOf, introductionSchema } from "./introduction.ts";
 import { decodeInvite, MAX_INVITE_LIFETIME_MS, redemptionProof } from "./invite.ts";
 import { decodePayload, directPayloadSchema, type DirectPayload, sealEvent } from "./message.ts";
 import { newPair, sendingSession, withSession, withState } from "./pair.ts";
@@ -175,6 +176,25 @@ describe("who may write", () => {
     expect(await refusal(a1, b1, await sealed(thief, a1, event), true)).toBe("conversation/not-their-device");
   });
 
+  it("[CV15] nor gets what is written to her, or replaces its prekeys", async () => {
+    const stolen = await issueCertificate(crypto, { rootSeed: eve.account.rootSeed, device: a2.id, dhKey: a2.keys.certificate.dhKey, createdAt: 1 });
+    const recipients = [stolen, b1.keys.certificate];
+    const made = await sealEvent(
+      {
+        self: a1.self,
+        peerList: b1.list,
+        conversation: a1.direct(b1.account.id).conversation,
+        eventId: "00".repeat(32) as EventId,
+        event: new Uint8Array(8),
+        recipients,
+        pairs: a1.pairs,
+      },
+      a1.env,
+    );
+    expect(made.unreachable).toEqual([a2.id]);
+    expect([...made.pairs.keys()]).toEqual([b1.id]);
+  });
+
   it("[CV65] a proof made for another account claims no invite", async () => {
     const link = await a1.invite();
     const invite = must(await decodeInvite(crypto, link, a1.env.now));
@@ -206,6 +226,18 @@ describe("what a payload proves", () => {
     const taken = must(await receive(a1.state(b1.account.id), { payload: old, viaInbox: false }, a1.env));
     a1.commit(b1.account.id, taken);
     expect(await refusal(a1, b1, old)).toBe("ratchet/duplicate");
+  });
+
+  it("[CV29] an initial message that comes again makes no second session", async () => {
+    const [carol] = await makeHousehold("carol", 1, "repeated");
+    carol!.env.now = a1.env.now;
+    must(await carol!.redeem(await a1.invite()));
+    const first = payloadOf(carol!.sent[0]);
+    must((await a1.take(carol!.sent[0]!))!);
+    expect(await refusal(a1, carol!, first, true)).toBe("ratchet/duplicate");
+    // Not even when its session has made room for others.
+    a1.pairs.set(carol!.id, { ...a1.pairs.get(carol!.id)!, sessions: [] });
+    expect(await refusal(a1, carol!, first, true)).toBe("conversation/repeated-init");
   });
 
   it("[CV26] another conversation is another associated data", async () => {
@@ -300,6 +332,52 @@ describe("what a payload proves", () => {
       b1.env,
     );
     expect(await refusal(a1, b1, must(decodePayload(made.payload!)), true)).toBe("conversation/bad-content");
+  });
+});
+
+describe("what our own devices say", () => {
+  async function introduced(change: Partial<Introduction>): Promise<DirectPayload> {
+    const contact = b1.account.id;
+    const encoded = encode(introductionSchema, { ...introductionOf(a2.direct(contact), a2.pairs), ...change });
+    const made = await sealEvent(
+      {
+        kind: "introduction",
+        self: a2.self,
+        peerList: a2.list,
+        conversation: directConversationId(crypto, a2.account.id, a2.account.id),
+        eventId: eventId(crypto, encoded),
+        event: encoded,
+        recipients: [a1.keys.certificate],
+        pairs: a2.pairs,
+      },
+      a2.env,
+    );
+    a2.pairs = new Map([...a2.pairs, ...made.pairs]);
+    return must(decodePayload(made.payload!));
+  }
+
+  it("[CV51, CV54] an introduction makes a conversation without history or relation, and again changes none", async () => {
+    const known = a1.directs.get(b1.account.id)!;
+    a1.directs.delete(b1.account.id);
+    const step = must(await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env));
+    a1.commit(b1.account.id, step);
+    expect(a1.relation(b1.account.id)).toBe("none");
+    expect(a1.direct(b1.account.id)).toMatchObject({ conversation: known.conversation, devices: known.devices, lastIndex: 0 });
+    expect(step.effects).toEqual([{ type: "receipt-due" }]);
+    a1.directs.set(b1.account.id, known);
+    a1.commit(b1.account.id, must(await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env)));
+    expect(a1.direct(b1.account.id)).toEqual(known);
+  });
+
+  it("[CV50, CV51] not of ourselves, of another contact than the state's, with another's list, or from a device that is gone", async () => {
+    const refused = async (change: Partial<Introduction>) => refusal(a1, b1, await introduced(change), true);
+    expect(await refused({ contact: a1.account.id, devices: a1.list })).toBe("conversation/wrong-contact");
+    expect(await refused({ contact: eve.account.id, devices: eve.list })).toBe("conversation/wrong-contact");
+    expect(await refused({ devices: eve.list })).toBe("conversation/wrong-contact");
+    const forged = { ...b1.keys.certificate, dhKey: eve.keys.certificate.dhKey };
+    expect(await refused({ devices: { ...b1.list, certificates: [forged] } })).toBe("identity/bad-certificate");
+    a1.list = { ...a1.list, certificates: [a1.keys.certificate] };
+    expect(await refused({})).toBe("conversation/unknown-device");
   });
 });
 

@@ -4,7 +4,14 @@ import { concat, equalBytes, toHex, utf8 } from "#protocols/base/bytes.ts";
 import { encode } from "#protocols/base/codec.ts";
 import type { DeviceId, EventId } from "#protocols/base/ids.ts";
 import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.ts";
-import { type Body, directConversationId, encodeEvent, type Event, eventId, receiptOf } from "#protocols/content/content.ts";
+import {
+  type Body,
+  directConversationId,
+  encodeEvent,
+  type Event,
+  eventId,
+  receiptOf,
+} from "#protocols/content/content.ts";
 import { seededRandom } from "#protocols/handshake/device-kit.ts";
 import { decodeBundle } from "#protocols/handshake/handshake.ts";
 import { issueCertificate, revokeDevice } from "#protocols/identity/identity.ts";
@@ -53,7 +60,12 @@ async function talkingHouseholds() {
 }
 
 beforeEach(() => {
-  [a1, a2, b1, eve] = talking.map((device) => device.clone(seededRandom(crypto, `attack ${device.name}`))) as [Device, Device, Device, Device];
+  [a1, a2, b1, eve] = talking.map((device) => device.clone(seededRandom(crypto, `attack ${device.name}`))) as [
+    Device,
+    Device,
+    Device,
+    Device,
+  ];
 });
 
 function payloadOf(packet: Packet | undefined): DirectPayload {
@@ -94,7 +106,12 @@ function eventBy(author: Device, contact: Device, change: Partial<Event> = {}): 
 }
 
 /** Seals any event with `from`'s sessions, as a sender of evil intent could. */
-async function sealed(from: Device, to: Device, event: Event, options: { id?: EventId; as?: Partial<Event> } = {}): Promise<DirectPayload> {
+async function sealed(
+  from: Device,
+  to: Device,
+  event: Event,
+  options: { id?: EventId; as?: Partial<Event> } = {},
+): Promise<DirectPayload> {
   const encoded = encodeEvent(event);
   const made = await sealEvent(
     {
@@ -126,8 +143,12 @@ describe("who may write", () => {
   it("[CV27] an event that names another author, our own account or another device is refused", async () => {
     const forged = (change: Partial<Event>) => sealed(b1, a1, eventBy(b1, a1, { index: next(b1, a1), ...change }));
     expect(await refusal(a1, b1, await forged({ author: eve.account.id }))).toBe("conversation/wrong-author");
-    expect(await refusal(a1, b1, await forged({ author: a1.account.id, device: a2.id }))).toBe("conversation/wrong-author");
-    expect(await refusal(a1, b1, await forged({ author: a1.account.id, device: a1.id }))).toBe("conversation/wrong-author");
+    expect(await refusal(a1, b1, await forged({ author: a1.account.id, device: a2.id }))).toBe(
+      "conversation/wrong-author",
+    );
+    expect(await refusal(a1, b1, await forged({ author: a1.account.id, device: a1.id }))).toBe(
+      "conversation/wrong-author",
+    );
     expect(await refusal(a1, b1, await forged({ device: eve.id }))).toBe("conversation/wrong-author");
   });
 
@@ -169,7 +190,9 @@ describe("who may write", () => {
     });
     const account = await makeAccount(seededRandom(crypto, "unused"));
     const mallory = await makeDevice("mallory", account, seededRandom(crypto, "mallory"));
-    const thief = Object.assign(eve.clone(seededRandom(crypto, "thief")), { keys: { ...mallory.keys, certificate: stolen, dhSecret } });
+    const thief = Object.assign(eve.clone(seededRandom(crypto, "thief")), {
+      keys: { ...mallory.keys, certificate: stolen, dhSecret },
+    });
     const invite = must(await decodeInvite(crypto, await a1.invite(), a1.env.now));
     thief.pairs.set(a1.id, { ...newPair(a1.account.id, a1.id), bundle: invite.bundle });
     const event = eventBy(eve, a1, { author: a2.account.id, device: a2.id, index: 1 });
@@ -177,7 +200,12 @@ describe("who may write", () => {
   });
 
   it("[CV15] nor gets what is written to her, or replaces its prekeys", async () => {
-    const stolen = await issueCertificate(crypto, { rootSeed: eve.account.rootSeed, device: a2.id, dhKey: a2.keys.certificate.dhKey, createdAt: 1 });
+    const stolen = await issueCertificate(crypto, {
+      rootSeed: eve.account.rootSeed,
+      device: a2.id,
+      dhKey: a2.keys.certificate.dhKey,
+      createdAt: 1,
+    });
     const recipients = [stolen, b1.keys.certificate];
     const made = await sealEvent(
       {
@@ -301,7 +329,9 @@ describe("what a payload proves", () => {
   });
 
   /** The wrap for Ann's first device, found as she finds it. */
-  async function unwrapped(payload: DirectPayload): Promise<OrReject<{ readonly plaintext: Uint8Array; readonly wrap: Uint8Array }>> {
+  async function unwrapped(
+    payload: DirectPayload,
+  ): Promise<OrReject<{ readonly plaintext: Uint8Array; readonly wrap: Uint8Array }>> {
     for (const { state } of a1.pairs.get(b1.id)!.sessions) {
       for (const candidate of payload.wraps) {
         const opened = await unwrap(state, { wrap: candidate, salt: payload.salt }, a1.env);
@@ -359,13 +389,22 @@ describe("what our own devices say", () => {
   it("[CV51, CV54] an introduction makes a conversation without history or relation, and again changes none", async () => {
     const known = a1.directs.get(b1.account.id)!;
     a1.directs.delete(b1.account.id);
-    const step = must(await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env));
+    const step = must(
+      await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env),
+    );
     a1.commit(b1.account.id, step);
     expect(a1.relation(b1.account.id)).toBe("none");
-    expect(a1.direct(b1.account.id)).toMatchObject({ conversation: known.conversation, devices: known.devices, lastIndex: 0 });
+    expect(a1.direct(b1.account.id)).toMatchObject({
+      conversation: known.conversation,
+      devices: known.devices,
+      lastIndex: 0,
+    });
     expect(step.effects).toEqual([{ type: "receipt-due" }]);
     a1.directs.set(b1.account.id, known);
-    a1.commit(b1.account.id, must(await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env)));
+    a1.commit(
+      b1.account.id,
+      must(await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env)),
+    );
     expect(a1.direct(b1.account.id)).toEqual(known);
   });
 
@@ -402,7 +441,9 @@ describe("what contacts may claim", () => {
     const first = next(b1, a1) + 2;
     const gaps = Array.from({ length: 4_096 }, (_, i) => first + 2 * i);
     const received = direct.received.map((entry) =>
-      entry.device === b1.id ? receiptOf(b1.id, [...Array(entry.delivered).keys()].map((i) => i + 1).concat(gaps)) : entry,
+      entry.device === b1.id
+        ? receiptOf(b1.id, [...Array(entry.delivered).keys()].map((i) => i + 1).concat(gaps))
+        : entry,
     );
     a1.directs.set(b1.account.id, { ...direct, received });
     const far = eventBy(b1, a1, { index: first + 10_000 });
@@ -424,7 +465,9 @@ describe("what contacts may claim", () => {
     const early = await said(carol!, a1);
     expect(await refusal(a1, carol!, early)).toBe("conversation/not-accepted");
     must(await a1.answer(carol!.account.id, "accepted"));
-    expect(isReject(await receive(a1.state(carol!.account.id), { payload: early, viaInbox: false }, a1.env))).toBe(false);
+    expect(isReject(await receive(a1.state(carol!.account.id), { payload: early, viaInbox: false }, a1.env))).toBe(
+      false,
+    );
   });
 });
 
@@ -477,10 +520,16 @@ describe("mutants", () => {
       const { keys } = await makeDevice("old", a1.account, seededRandom(crypto, `old ${i}`));
       const { device } = keys.certificate;
       certificates.push(keys.certificate);
-      revocations.push(await revokeDevice(crypto, { rootSeed: a1.account.rootSeed, device, lastSequence: 9, revokedAt: 1 }));
+      revocations.push(
+        await revokeDevice(crypto, { rootSeed: a1.account.rootSeed, device, lastSequence: 9, revokedAt: 1 }),
+      );
     }
     const ascending = (x: { device: string }, y: { device: string }) => (x.device < y.device ? -1 : 1);
-    a1.list = { ...a1.list, certificates: certificates.toSorted(ascending), revocations: revocations.toSorted(ascending) };
+    a1.list = {
+      ...a1.list,
+      certificates: certificates.toSorted(ascending),
+      revocations: revocations.toSorted(ascending),
+    };
     const invite = must(await decodeInvite(crypto, await a1.invite(), a1.env.now));
     expect(invite.list.certificates).toHaveLength(2);
     // And its request still fits an event, with fewer bundles than it has (CV25).

@@ -9,7 +9,7 @@
  *        |--withdraw-------> withdrawn     open requests of both sides at once: accepted
  *        \--30 days--------> expired
  */
-import { choice, id, type Infer, list, optional, struct, uint } from "#protocols/base/codec.ts";
+import { choice, id, type Infer, list, struct, uint } from "#protocols/base/codec.ts";
 import type { AccountId, EventId } from "#protocols/base/ids.ts";
 
 /** Requests remembered for one contact. Beyond it the oldest answered ones go; an honest pair makes one or two. */
@@ -31,8 +31,6 @@ export const requestSchema = struct({
 });
 export type ContactRequest = Infer<typeof requestSchema>;
 export const requestsSchema = list(requestSchema, MAX_REQUESTS);
-
-export const optionalAnswer = optional(choice(ANSWERS));
 
 export type Relation = "none" | "requested" | "incoming" | "accepted" | "declined" | "withdrawn" | "expired";
 

@@ -27,10 +27,18 @@ const homes = {
   carol: await makeHousehold("carol", 1, "household carol"),
 };
 
-type Homes = { readonly a1: Device; readonly a2: Device; readonly b1: Device; readonly b2: Device; readonly all: readonly Device[] };
+type Homes = {
+  readonly a1: Device;
+  readonly a2: Device;
+  readonly b1: Device;
+  readonly b2: Device;
+  readonly all: readonly Device[];
+};
 
 function fresh(seed: number): Homes {
-  const all = [...homes.ann, ...homes.bob].map((device) => device.clone(seededRandom(crypto, `${seed} ${device.name}`)));
+  const all = [...homes.ann, ...homes.bob].map((device) =>
+    device.clone(seededRandom(crypto, `${seed} ${device.name}`)),
+  );
   const [a1, a2, b1, b2] = all as [Device, Device, Device, Device];
   return { a1, a2, b1, b2, all };
 }
@@ -58,7 +66,10 @@ describe("connecting in a storm", () => {
   const seeds = fc.integer({ min: 0, max: 2 ** 31 - 1 });
 
   /** Both households in a storm of three days; then all is offered until nothing is left. */
-  async function stormy(seed: number, begin: (home: Homes, village: Village) => Promise<void>): Promise<{ home: Homes; village: Village }> {
+  async function stormy(
+    seed: number,
+    begin: (home: Homes, village: Village) => Promise<void>,
+  ): Promise<{ home: Homes; village: Village }> {
     const home = fresh(seed);
     const village = new Village(home.all, { seed, weather: STORM });
     await begin(home, village);
@@ -86,9 +97,11 @@ describe("connecting in a storm", () => {
     await fc.assert(fc.asyncProperty(seeds, bothConnect), { numRuns: RUNS });
   });
 
-  it("seed 22: a request whose root nobody else hears reaches the devices that were introduced to another one", () => bothConnect(22));
+  it("seed 22: a request whose root nobody else hears reaches the devices that were introduced to another one", () =>
+    bothConnect(22));
 
-  it("seed 1527558859: who knows the new root introduces it without having anything to say", () => bothConnect(1527558859));
+  it("seed 1527558859: who knows the new root introduces it without having anything to say", () =>
+    bothConnect(1527558859));
 
   it("[CV40, CV41] a request is repeated, a reply lost, the inviter away for a day", async () => {
     await fc.assert(
@@ -109,23 +122,36 @@ describe("connecting in a storm", () => {
   it("[CV41, CV43, CV56] accept, decline and withdraw cross in every order", async () => {
     const orders = [0, 1, 2, 3, 4, 5];
     await fc.assert(
-      fc.asyncProperty(seeds, fc.constantFrom(...orders), fc.integer({ min: 0, max: 30 }), async (seed, order, gapHours) => {
-        const { home, village } = await stormy(seed, async ({ a1, a2, b1 }, village) => {
-          const link = await a1.invite();
-          // Its uses are spent elsewhere: the request waits for a person.
-          a1.invites = [];
-          must(await b1.redeem(link));
-          const acts = [
-            () => a1.answer(b1.account.id, "accepted"),
-            () => a2.answer(b1.account.id, "declined"),
-            () => b1.answer(a1.account.id, "withdrawn"),
-          ];
-          const [first, second, third] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]][order]!;
-          // Whoever has nothing to answer, yet or any more, is told so.
-          for (const [i, act] of [first!, second!, third!].entries()) village.at((1 + i) * gapHours * HOUR_MS, acts[act]!);
-        });
-        expectAgreement(village, home);
-      }),
+      fc.asyncProperty(
+        seeds,
+        fc.constantFrom(...orders),
+        fc.integer({ min: 0, max: 30 }),
+        async (seed, order, gapHours) => {
+          const { home, village } = await stormy(seed, async ({ a1, a2, b1 }, village) => {
+            const link = await a1.invite();
+            // Its uses are spent elsewhere: the request waits for a person.
+            a1.invites = [];
+            must(await b1.redeem(link));
+            const acts = [
+              () => a1.answer(b1.account.id, "accepted"),
+              () => a2.answer(b1.account.id, "declined"),
+              () => b1.answer(a1.account.id, "withdrawn"),
+            ];
+            const [first, second, third] = [
+              [0, 1, 2],
+              [0, 2, 1],
+              [1, 0, 2],
+              [1, 2, 0],
+              [2, 0, 1],
+              [2, 1, 0],
+            ][order]!;
+            // Whoever has nothing to answer, yet or any more, is told so.
+            for (const [i, act] of [first!, second!, third!].entries())
+              village.at((1 + i) * gapHours * HOUR_MS, acts[act]!);
+          });
+          expectAgreement(village, home);
+        },
+      ),
       { numRuns: 2 * RUNS },
     );
   });
@@ -179,12 +205,14 @@ describe("connecting in a storm", () => {
 describe("requests as facts", () => {
   const answers = fc.constantFrom(...(["open", "accepted", "declined", "withdrawn"] as const));
   // Event, asker and time belong together: the event's id is the hash over the other two.
-  const fact = fc.record({ n: fc.integer({ min: 0, max: 24 }), answer: answers }).map(({ n, answer }): ContactRequest => ({
-    event: n.toString(16).padStart(64, "0") as EventId,
-    from: (n % 2 ? "aa" : "bb").padEnd(64, "0") as AccountId,
-    at: START + (n % 7),
-    answer,
-  }));
+  const fact = fc
+    .record({ n: fc.integer({ min: 0, max: 24 }), answer: answers })
+    .map(({ n, answer }): ContactRequest => ({
+      event: n.toString(16).padStart(64, "0") as EventId,
+      from: (n % 2 ? "aa" : "bb").padEnd(64, "0") as AccountId,
+      at: START + (n % 7),
+      answer,
+    }));
   const facts = fc.array(fact, { maxLength: 40 });
   const merged = (all: readonly ContactRequest[]) => all.reduce<readonly ContactRequest[]>(withRequest, []);
 
@@ -211,7 +239,9 @@ describe("requests as facts", () => {
     const swap = { requested: "incoming", incoming: "requested" } as Partial<Record<string, string>>;
     fc.assert(
       fc.property(facts, fc.integer({ min: 0, max: 2 * REQUEST_LIFETIME_MS }), (all, later) => {
-        const [ours, theirs] = ["aa", "bb"].map((text) => relation(merged(all), text.padEnd(64, "0") as AccountId, START + later));
+        const [ours, theirs] = ["aa", "bb"].map((text) =>
+          relation(merged(all), text.padEnd(64, "0") as AccountId, START + later),
+        );
         expect(theirs).toBe(swap[ours!] ?? ours);
       }),
     );

@@ -60,12 +60,7 @@ import {
   verifyDeviceList,
 } from "#protocols/identity/identity.ts";
 import { openRequest, relation, type Relation, requestsSchema, withRequest } from "./contact.ts";
-import {
-  fittingBundles,
-  INTRODUCE_REPEAT_MS,
-  introductionOf,
-  introductionSchema,
-} from "./introduction.ts";
+import { fittingBundles, INTRODUCE_REPEAT_MS, introductionOf, introductionSchema } from "./introduction.ts";
 import { addressesSchema, type Invite, redemptionProof } from "./invite.ts";
 import {
   type DirectPayload,
@@ -207,7 +202,10 @@ export function recipientsOf(self: Self, direct: Direct): readonly DeviceCertifi
 }
 
 /** Of a message of ours, what receipts prove: the furthest that any device of the contact has come. */
-export function deliveryOf(direct: Direct, event: { readonly device: DeviceId; readonly index: number }): "none" | "delivered" | "read" {
+export function deliveryOf(
+  direct: Direct,
+  event: { readonly device: DeviceId; readonly index: number },
+): "none" | "delivered" | "read" {
   const theirs = new Set(direct.devices.certificates.map(({ device }) => device));
   let best: "none" | "delivered" = "none";
   for (const { from, devices } of direct.receipts) {
@@ -219,7 +217,12 @@ export function deliveryOf(direct: Direct, event: { readonly device: DeviceId; r
 }
 
 /** Devices that still owe a receipt for an event of this device. */
-export function missingReceipts(direct: Direct, self: DeviceId, index: number, devices: readonly DeviceId[]): readonly DeviceId[] {
+export function missingReceipts(
+  direct: Direct,
+  self: DeviceId,
+  index: number,
+  devices: readonly DeviceId[],
+): readonly DeviceId[] {
   return devices.filter((device) => {
     const known = direct.receipts.find(({ from }) => from === device);
     return known === undefined || !covers(known.devices, self, index);
@@ -287,7 +290,12 @@ function compose(
  */
 export async function seal(
   state: DirectState,
-  options: { readonly id: EventId; readonly bytes: Uint8Array; readonly ephemeral: boolean; readonly only?: readonly DeviceId[] },
+  options: {
+    readonly id: EventId;
+    readonly bytes: Uint8Array;
+    readonly ephemeral: boolean;
+    readonly only?: readonly DeviceId[];
+  },
   env: Env,
 ): Promise<Step> {
   const { self, direct } = state;
@@ -451,7 +459,9 @@ function withProposal(posted: Step, root: ConversationRoot, env: Env): Step {
 async function facts(state: DirectState, env: Env) {
   assert(state.prekeys !== undefined, "prekeys are loaded");
   const oneTime = await makeBundle(state.prekeys, { purpose: "directory", oneTime: true }, env);
-  const made = isReject(oneTime) ? await makeBundle(state.prekeys, { purpose: "directory", oneTime: false }, env) : oneTime;
+  const made = isReject(oneTime)
+    ? await makeBundle(state.prekeys, { purpose: "directory", oneTime: false }, env)
+    : oneTime;
   assert(!isReject(made), "a last-resort bundle can always be made");
   const { self, profile } = state;
   const bundles = fittingBundles(self.list, [encodeBundle(made.bundle), ...bundlesOfOthers(state)]);
@@ -496,15 +506,19 @@ export async function redeem(
   const redemption: Redemption = {
     inbox: { id: invite.inbox, sealKey: invite.inboxSealKey },
     capability: invite.capability,
-    redeemer: known?.redemption && equalBytes(known.redemption.capability, invite.capability)
-      ? known.redemption.redeemer
-      : env.random(32),
+    redeemer:
+      known?.redemption && equalBytes(known.redemption.capability, invite.capability)
+        ? known.redemption.redeemer
+        : env.random(32),
     relays: invite.relays,
     expiresAt: invite.expiresAt,
   };
   const base: Direct = known
     ? { ...known, devices, redemption }
-    : newDirect({ contact: invite.account, conversation: options.conversation, name: invite.name, devices, redemption }, env);
+    : newDirect(
+        { contact: invite.account, conversation: options.conversation, name: invite.name, devices, redemption },
+        env,
+      );
   const bundle = decodeBundle(invite.bundle);
   if (isReject(bundle)) return bundle;
   const pair = state.pairs.get(bundle.certificate.device) ?? newPair(invite.account, bundle.certificate.device);
@@ -813,7 +827,10 @@ async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<S
   const { state } = done;
   const direct = state.direct!;
   const also = (effect: Effect): Step => ({ ...done, effects: [...done.effects, effect] });
-  const becoming = (change: Partial<Direct>): Step => ({ ...done, state: { ...state, direct: { ...direct, ...change } } });
+  const becoming = (change: Partial<Direct>): Step => ({
+    ...done,
+    state: { ...state, direct: { ...direct, ...change } },
+  });
   switch (body.type) {
     case "message": {
       const now = currentRelation(state, env.now);
@@ -848,7 +865,9 @@ async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<S
       const answered = await answerOffer(opened.pair, body, env);
       if (isReject(answered)) return answered;
       const reply: Body = { type: "rekeyAnswer", session: body.session, answer: answered.answer };
-      return chain({ ...done, state: withPair(state, answered.pair) }, (now) => post(now, reply, env, { only: [opened.pair.device] }));
+      return chain({ ...done, state: withPair(state, answered.pair) }, (now) =>
+        post(now, reply, env, { only: [opened.pair.device] }),
+      );
     }
     case "rekeyAnswer": {
       const finished = await finishOffer(opened.pair, body, env);
@@ -865,7 +884,12 @@ async function act(done: Step, opened: Opened, env: StepEnv): Promise<OrReject<S
 }
 
 /** CV73: a contact listens on the root it sends; one from a device of ours is a proposal until they have receipted it. */
-function withTheirRoot(state: DirectState, opened: Opened, sent: ConversationRoot, env: Env): OrReject<Direct["roots"]> {
+function withTheirRoot(
+  state: DirectState,
+  opened: Opened,
+  sent: ConversationRoot,
+  env: Env,
+): OrReject<Direct["roots"]> {
   const { roots } = state.direct!;
   const root = acceptableRoot(roots, sent, { now: env.now });
   if (isReject(root)) return root;
@@ -884,9 +908,10 @@ function takeFacts(
   const direct = state.direct!;
   const roots = withTheirRoot(state, opened, body.root, env);
   if (isReject(roots)) return roots;
-  const theirs = opened.event.author === direct.contact
-    ? { name: body.name, relays: body.relays, inbox: body.inbox, directory: body.directory }
-    : {};
+  const theirs =
+    opened.event.author === direct.contact
+      ? { name: body.name, relays: body.relays, inbox: body.inbox, directory: body.directory }
+      : {};
   return withBundles({ ...state, direct: { ...direct, roots, ...theirs } }, opened.event.author, body.bundles);
 }
 
@@ -954,7 +979,10 @@ function claimInvite(
 /** An answer counts only from the side that can give it: the asked one accepts and declines, the asker withdraws. */
 function withAnswer(done: Step, opened: Opened, choice: "accepted" | "declined" | "withdrawn"): OrReject<Step> {
   const { body, author } = opened.event;
-  assert(body.type === "contactAccept" || body.type === "contactDecline" || body.type === "contactWithdraw", "an answer");
+  assert(
+    body.type === "contactAccept" || body.type === "contactDecline" || body.type === "contactWithdraw",
+    "an answer",
+  );
   const direct = done.state.direct!;
   const request = direct.requests.find(({ event }) => event === body.request);
   // It may overtake the request it answers: then it is offered again, because it was not receipted.
@@ -969,14 +997,19 @@ function takeReceipt(state: DirectState, opened: Opened, body: BodyOf<"receipt">
   const self = state.self.keys.certificate.device;
   // What they say of our own events ends at what we have written; of our other devices' we cannot know (CO34). Devices that
   // nobody has are nobody's.
-  const listed = new Set([...state.self.list.certificates, ...direct.devices.certificates].map((entry) => entry.device));
+  const listed = new Set(
+    [...state.self.list.certificates, ...direct.devices.certificates].map((entry) => entry.device),
+  );
   const said = body.devices
     .filter((entry) => listed.has(entry.device))
     .map((entry) => (entry.device === self ? clipReceipt(entry, direct.lastIndex) : entry));
   const { device } = opened.event;
   const known = direct.receipts.find(({ from }) => from === device)?.devices ?? [];
   const others = direct.receipts.filter(({ from }) => from !== device);
-  const devices = mergeReceipts(known, said).map((entry) => ({ ...entry, ranges: entry.ranges.slice(0, MAX_KEPT_RANGES) }));
+  const devices = mergeReceipts(known, said).map((entry) => ({
+    ...entry,
+    ranges: entry.ranges.slice(0, MAX_KEPT_RANGES),
+  }));
   const receipts = [{ from: device, devices }, ...others].slice(0, MAX_RECEIPT_SENDERS);
   const receipted = (by: DeviceId, index: number): boolean => covers(devices, by, index);
   const roots = isTheirs(direct, device) ? activateRoots(direct.roots, receipted, env.now) : direct.roots;

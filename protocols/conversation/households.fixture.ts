@@ -11,7 +11,6 @@ import type { CryptoSuite } from "#protocols/base/suite.ts";
 import { synchronousSuite } from "#protocols/base/synchronous.ts";
 import { type Body, directConversationId, type Event } from "#protocols/content/content.ts";
 import { listenPeriods, periodAt } from "#protocols/envelope/envelope.ts";
-import { MAX_INVITE_LIFETIME_MS } from "./invite.ts";
 import { seededRandom } from "#protocols/handshake/device-kit.ts";
 import {
   createPrekeys,
@@ -43,7 +42,7 @@ import {
   type StepEnv,
   unanswered,
 } from "./direct.ts";
-import { decodeInvite, encodeInvite, type Invite } from "./invite.ts";
+import { decodeInvite, encodeInvite, type Invite, MAX_INVITE_LIFETIME_MS } from "./invite.ts";
 import { decodePayload } from "./message.ts";
 import { type DevicePair, newPair, pairSchema } from "./pair.ts";
 import { writingRoot } from "./roots.ts";
@@ -66,7 +65,12 @@ export function codeOf(value: unknown): string {
   return isReject(value) ? value.code : "not refused";
 }
 
-export type Held = { readonly id: EventId; readonly index: number; readonly devices: readonly DeviceId[]; readonly bytes: Uint8Array };
+export type Held = {
+  readonly id: EventId;
+  readonly index: number;
+  readonly devices: readonly DeviceId[];
+  readonly bytes: Uint8Array;
+};
 
 type Account = {
   readonly id: AccountId;
@@ -76,7 +80,12 @@ type Account = {
 
 /** Where a payload goes: an account's inbox, or the topic of a root and period. */
 export type Route = { readonly inbox: AccountId } | { readonly rootHash: Uint8Array; readonly period: number };
-export type Packet = { readonly payload: Uint8Array; readonly route: Route; readonly from: DeviceId; readonly event: EventId | undefined };
+export type Packet = {
+  readonly payload: Uint8Array;
+  readonly route: Route;
+  readonly from: DeviceId;
+  readonly event: EventId | undefined;
+};
 
 /** Everything one device keeps. */
 export class Device {
@@ -97,7 +106,14 @@ export class Device {
   /** What has left since it was last collected. */
   sent: Packet[] = [];
 
-  constructor(name: string, account: Account, keys: DeviceKeys, prekeys: PrekeyStore, random: StepEnv["random"], suite: CryptoSuite) {
+  constructor(
+    name: string,
+    account: Account,
+    keys: DeviceKeys,
+    prekeys: PrekeyStore,
+    random: StepEnv["random"],
+    suite: CryptoSuite,
+  ) {
     this.name = name;
     this.account = account;
     this.keys = keys;
@@ -117,7 +133,12 @@ export class Device {
 
   get profile(): Profile {
     const inbox = this.account.inbox;
-    return { name: this.name, relays: ["/dns4/relay.example/tcp/443"], inbox, directory: { id: toHex(inbox.sealKey), sealKey: inbox.sealKey } };
+    return {
+      name: this.name,
+      relays: ["/dns4/relay.example/tcp/443"],
+      inbox,
+      directory: { id: toHex(inbox.sealKey), sealKey: inbox.sealKey },
+    };
   }
 
   direct(contact: AccountId): Direct {
@@ -140,7 +161,11 @@ export class Device {
   snapshot(contact: AccountId): string {
     const direct = this.directs.get(contact);
     const pairs = [...this.pairs.values()].map((pair) => toHex(encode(pairSchema, pair)));
-    return [direct ? toHex(encode(directSchema, direct)) : "", ...pairs, toHex(encode(prekeyStoreSchema, this.prekeys))].join();
+    return [
+      direct ? toHex(encode(directSchema, direct)) : "",
+      ...pairs,
+      toHex(encode(prekeyStoreSchema, this.prekeys)),
+    ].join();
   }
 
   commit(contact: AccountId, step: Step): readonly Effect[] {
@@ -168,7 +193,10 @@ export class Device {
     }
     if (effect.type === "hold") {
       const { id, index, devices } = effect;
-      this.outbox.set(contact, [...(this.outbox.get(contact) ?? []), { id, index, devices, bytes: this.#bytes.get(id)! }]);
+      this.outbox.set(contact, [
+        ...(this.outbox.get(contact) ?? []),
+        { id, index, devices, bytes: this.#bytes.get(id)! },
+      ]);
     }
     if (effect.type === "receipt-due") this.receiptDue.add(contact);
     if (effect.type === "receipted") this.#settle(contact);
@@ -193,7 +221,10 @@ export class Device {
   #settle(contact: AccountId): void {
     const direct = this.direct(contact);
     const rows = this.outbox.get(contact) ?? [];
-    this.outbox.set(contact, rows.filter(({ index, devices }) => missingReceipts(direct, this.id, index, devices).length > 0));
+    this.outbox.set(
+      contact,
+      rows.filter(({ index, devices }) => missingReceipts(direct, this.id, index, devices).length > 0),
+    );
   }
 
   hears(contact: AccountId, route: Route): boolean {
@@ -209,7 +240,11 @@ export class Device {
     const payload = must(decodePayload(packet.payload));
     if ("inbox" in packet.route) {
       if (packet.route.inbox !== this.account.id) return undefined;
-      const introduced = await introducedContact({ self: this.self, pairs: this.pairs, prekeys: this.prekeys }, payload, this.env);
+      const introduced = await introducedContact(
+        { self: this.self, pairs: this.pairs, prekeys: this.prekeys },
+        payload,
+        this.env,
+      );
       const author = introduced ?? (await authorOf(this.self, payload, this.prekeys, this.env));
       if (isReject(author)) return author;
       return this.#receive(typeof author === "string" ? author : author.account, packet, true);
@@ -236,7 +271,10 @@ export class Device {
     return isReject(step) ? step : this.commit(invite.account, step);
   }
 
-  async answer(contact: AccountId, choice: "accepted" | "declined" | "withdrawn"): Promise<OrReject<readonly Effect[]>> {
+  async answer(
+    contact: AccountId,
+    choice: "accepted" | "declined" | "withdrawn",
+  ): Promise<OrReject<readonly Effect[]>> {
     const step = await answer(this.state(contact), choice, this.env);
     return isReject(step) ? step : this.commit(contact, step);
   }
@@ -260,7 +298,9 @@ export class Device {
     this.commit(contact, await introduce(this.state(contact), this.env));
   }
 
-  async invite(options: { readonly uses?: number; readonly oneTime?: boolean; readonly change?: Partial<Invite> } = {}): Promise<string> {
+  async invite(
+    options: { readonly uses?: number; readonly oneTime?: boolean; readonly change?: Partial<Invite> } = {},
+  ): Promise<string> {
     const { env } = this;
     const { uses = 1, oneTime = uses === 1 } = options;
     const inviteId = env.random(16);
@@ -308,17 +348,31 @@ export class Device {
 
 export async function makeAccount(random: StepEnv["random"], suite = crypto): Promise<Account> {
   const rootSeed = random(32);
-  return { id: await accountId(suite, rootSeed), rootSeed, inbox: { id: toHex(random(32)) as InboxId, sealKey: random(32) } };
+  return {
+    id: await accountId(suite, rootSeed),
+    rootSeed,
+    inbox: { id: toHex(random(32)) as InboxId, sealKey: random(32) },
+  };
 }
 
-export async function makeDevice(name: string, account: Account, random: StepEnv["random"], suite = crypto): Promise<Device> {
+export async function makeDevice(
+  name: string,
+  account: Account,
+  random: StepEnv["random"],
+  suite = crypto,
+): Promise<Device> {
   const env = { now: START, random, crypto: suite };
   const keys = await createDevice(env, account.rootSeed);
   return new Device(name, account, keys, await createPrekeys(env, keys), random, suite);
 }
 
 /** An account with devices that know each other. */
-export async function makeHousehold(name: string, count: number, seed: string, suite = crypto): Promise<readonly Device[]> {
+export async function makeHousehold(
+  name: string,
+  count: number,
+  seed: string,
+  suite = crypto,
+): Promise<readonly Device[]> {
   const random = seededRandom(suite, seed);
   const account = await makeAccount(random, suite);
   const devices: Device[] = [];
@@ -402,7 +456,8 @@ export class Village {
       this.#collect();
       let next: Job | undefined;
       for (const job of this.#jobs) {
-        if (job.at <= end && (next === undefined || job.at < next.at || (job.at === next.at && job.n < next.n))) next = job;
+        if (job.at <= end && (next === undefined || job.at < next.at || (job.at === next.at && job.n < next.n)))
+          next = job;
       }
       if (next === undefined) break;
       this.#jobs.splice(this.#jobs.indexOf(next), 1);
@@ -457,9 +512,16 @@ export function agreement(devices: readonly Device[], a: AccountId, b: AccountId
     return {
       conversation,
       relation: seen[now] ?? now,
-      requests: direct?.requests.map(({ event, answer: given }) => `${event} ${given}`).toSorted().join(),
+      requests: direct?.requests
+        .map(({ event, answer: given }) => `${event} ${given}`)
+        .toSorted()
+        .join(),
       root: writing && toHex(writing.chain.rootHash),
-      events: device.log.filter(({ event }) => event.conversation === conversation).map(({ id }) => id).toSorted().join(),
+      events: device.log
+        .filter(({ event }) => event.conversation === conversation)
+        .map(({ id }) => id)
+        .toSorted()
+        .join(),
     };
   });
 }

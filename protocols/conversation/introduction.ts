@@ -45,7 +45,10 @@ export function introductionOf(
     contact,
     name,
     devices,
-    bundles: fittingBundles(devices, bundles.filter((bundle) => bundle !== undefined)),
+    bundles: fittingBundles(
+      devices,
+      bundles.filter((bundle) => bundle !== undefined),
+    ),
     roots: direct.roots,
   };
 }

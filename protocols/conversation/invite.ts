@@ -91,6 +91,10 @@ export async function decodeInvite(crypto: CryptoSuite, link: string, now: numbe
 }
 
 /** What the redeemer's request carries to show which invite it answers: only holders of the link can compute it (CV65). */
-export function redemptionProof(crypto: CryptoSuite, invite: { readonly capability: Uint8Array }, redeemer: AccountId): Uint8Array {
+export function redemptionProof(
+  crypto: CryptoSuite,
+  invite: { readonly capability: Uint8Array },
+  redeemer: AccountId,
+): Uint8Array {
   return crypto.hmac(invite.capability, utf8(`skein/1/redeem ${redeemer}`));
 }

@@ -16,13 +16,7 @@ import { assert, isReject, type OrReject, reject } from "#protocols/base/reject.
 import type { CryptoSuite, Env } from "#protocols/base/suite.ts";
 import { decodeEvent, directConversationId, type Event, eventId } from "#protocols/content/content.ts";
 import { MAX_PAYLOAD_BYTES } from "#protocols/envelope/envelope.ts";
-import {
-  decodeBundle,
-  initHint,
-  initiate,
-  type PrekeyStore,
-  respond,
-} from "#protocols/handshake/handshake.ts";
+import { decodeBundle, initHint, initiate, type PrekeyStore, respond } from "#protocols/handshake/handshake.ts";
 import {
   type DeviceCertificate,
   type DeviceKeys,
@@ -440,7 +434,12 @@ async function unwrapWithInit(
  * commit). Its header was authentic, so the pair gets a new session. @returns Undefined when it is too soon or cannot be done.
  */
 export async function renewedPair(
-  options: { readonly self: Self; readonly peerList: DeviceList; readonly payload: DirectPayload; readonly pairs: Pairs },
+  options: {
+    readonly self: Self;
+    readonly peerList: DeviceList;
+    readonly payload: DirectPayload;
+    readonly pairs: Pairs;
+  },
   env: Env,
 ): Promise<DevicePair | undefined> {
   const { self, payload } = options;

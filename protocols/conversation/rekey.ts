@@ -6,7 +6,15 @@ import type { BodyOf } from "#protocols/content/content.ts";
 import { isReject, type OrReject, reject } from "#protocols/base/reject.ts";
 import type { Env } from "#protocols/base/suite.ts";
 import { acceptRekey, finishRekey, offerRekey, rekeyDue, rekeyOverdue } from "#protocols/ratchet/ratchet.ts";
-import { type DevicePair, findSession, mayStartHandshake, sendingSession, type Session, withSession, withState } from "./pair.ts";
+import {
+  type DevicePair,
+  findSession,
+  mayStartHandshake,
+  sendingSession,
+  type Session,
+  withSession,
+  withState,
+} from "./pair.ts";
 
 /** An offer without an answer goes again with the first message after this long: the answer may just be under way. */
 export const OFFER_REPEAT_MS = 60_000;
@@ -42,7 +50,11 @@ export async function answerOffer(
   return { pair: withSession(pair, withState(session, accepted.state)), answer: accepted.answer };
 }
 
-export async function finishOffer(pair: DevicePair, body: BodyOf<"rekeyAnswer">, env: Env): Promise<OrReject<DevicePair>> {
+export async function finishOffer(
+  pair: DevicePair,
+  body: BodyOf<"rekeyAnswer">,
+  env: Env,
+): Promise<OrReject<DevicePair>> {
   const session = findSession(pair, body.session);
   if (session === undefined) return reject("conversation/unknown-session");
   const finished = await finishRekey(session.state, body.answer, env);
@@ -54,6 +66,7 @@ export async function finishOffer(pair: DevicePair, body: BodyOf<"rekeyAnswer">,
  * keeps the rekey from happening, a new handshake does without it. Who is merely away is not started anew.
  */
 export function renewalDue(pair: DevicePair, session: Session, now: number): boolean {
-  const ignored = session.state.rekey.own.type === "offered" && session.receivedAt >= pair.offeredAt + OFFER_PATIENCE_MS;
+  const ignored =
+    session.state.rekey.own.type === "offered" && session.receivedAt >= pair.offeredAt + OFFER_PATIENCE_MS;
   return ignored && rekeyOverdue(session.state, now) && mayStartHandshake(pair, now);
 }

@@ -35,8 +35,16 @@ import {
 
 const RUNS = process.env["SKEIN_LONG"] ? 100 : 1;
 
-const root = (n: number, version = 0, createdAt = START): ConversationRoot => ({ version, secret: new Uint8Array(32).fill(n), createdAt });
-const [own, other, theirs] = ["aa", "bb", "cc"].map((text) => text.repeat(32) as Device["id"]) as [Device["id"], Device["id"], Device["id"]];
+const root = (n: number, version = 0, createdAt = START): ConversationRoot => ({
+  version,
+  secret: new Uint8Array(32).fill(n),
+  createdAt,
+});
+const [own, other, theirs] = ["aa", "bb", "cc"].map((text) => text.repeat(32) as Device["id"]) as [
+  Device["id"],
+  Device["id"],
+  Device["id"],
+];
 const broughtBy = { device: theirs, index: 1 };
 const active = (roots: Roots, ...more: readonly ConversationRoot[]): Roots =>
   more.reduce((all, each) => adoptRoot(crypto, all, { root: each, proposedIn: 0, broughtBy }, START), roots);
@@ -62,7 +70,12 @@ describe("a set of roots", () => {
 
   it("[CV73] a proposal is written on once its event has been receipted", () => {
     const old = active([], root(1));
-    const proposed = adoptRoot(crypto, old, { root: root(2, 1), proposedIn: 7, broughtBy: { device: own, index: 7 } }, START);
+    const proposed = adoptRoot(
+      crypto,
+      old,
+      { root: root(2, 1), proposedIn: 7, broughtBy: { device: own, index: 7 } },
+      START,
+    );
     expect(hashOf(proposed)).toBe(hashOf(old));
     expect(activateRoots(proposed, (_device, index) => index < 7, START)).toBe(proposed);
     const heard = activateRoots(proposed, (device, index) => index === 7 && device === own, START + 5);
@@ -72,9 +85,16 @@ describe("a set of roots", () => {
 
   it("[CV53, CV73] another own device's proposal waits for its receipt; what is active for one is active", () => {
     const old = active([], root(1));
-    const told = adoptRoot(crypto, old, { root: root(2, 1), proposedIn: 3, broughtBy: { device: other, index: 3 } }, START);
+    const told = adoptRoot(
+      crypto,
+      old,
+      { root: root(2, 1), proposedIn: 3, broughtBy: { device: other, index: 3 } },
+      START,
+    );
     expect(hashOf(told)).toBe(hashOf(old));
-    expect(hashOf(activateRoots(told, (device, index) => index === 3 && device === other, START))).not.toBe(hashOf(old));
+    expect(hashOf(activateRoots(told, (device, index) => index === 3 && device === other, START))).not.toBe(
+      hashOf(old),
+    );
     expect(hashOf(mergeRoots(told, active([], root(2, 1)), START))).not.toBe(hashOf(old));
     expect(mergeRoots(told, told, START)).toEqual(told);
   });
@@ -92,7 +112,12 @@ describe("a set of roots", () => {
     expect(rootDue(roots, START + PERIOD_MS)).toBe(true);
     expect(rootDue(roots, START + 9, START + 8)).toBe(true);
     expect(rootDue(roots, START + 7, START + 8)).toBe(false);
-    const out = adoptRoot(crypto, roots, { root: root(2, 1, START + PERIOD_MS), proposedIn: 4, broughtBy: { device: own, index: 4 } }, START + PERIOD_MS);
+    const out = adoptRoot(
+      crypto,
+      roots,
+      { root: root(2, 1, START + PERIOD_MS), proposedIn: 4, broughtBy: { device: own, index: 4 } },
+      START + PERIOD_MS,
+    );
     expect(rootDue(out, START + PERIOD_MS)).toBe(false);
     expect(rootDue(out, START + PERIOD_MS - 2 * DAY_MS, START + DAY_MS)).toBe(true);
   });
@@ -102,7 +127,9 @@ describe("a set of roots", () => {
     const check = (version: number) => acceptableRoot(roots, root(2, version), { now: START });
     expect(isReject(check(5 + MAX_VERSION_JUMP))).toBe(false);
     expect(codeOf(check(6 + MAX_VERSION_JUMP))).toBe("conversation/root-version");
-    expect(codeOf(acceptableRoot(roots, root(2, 6, START + 2 * DAY_MS), { now: START }))).toBe("envelope/root-from-the-future");
+    expect(codeOf(acceptableRoot(roots, root(2, 6, START + 2 * DAY_MS), { now: START }))).toBe(
+      "envelope/root-from-the-future",
+    );
   });
 
   it("[CV70] what is heard is kept as a chain: the root itself goes with its first period", () => {
@@ -164,13 +191,17 @@ describe("two people's roots", () => {
   it("[CV57, CV72-CV74] weeks of storm: no device is left behind on a root that nobody writes on", async () => {
     await fc.assert(
       fc.asyncProperty(fc.integer({ min: 0, max: 2 ** 31 - 1 }), async (seed) => {
-        const all = [...contacts, ...extra].map((device) => device.clone(seededRandom(crypto, `weeks ${seed} ${device.name}`)));
+        const all = [...contacts, ...extra].map((device) =>
+          device.clone(seededRandom(crypto, `weeks ${seed} ${device.name}`)),
+        );
         const [a1, , b1] = all as [Device, Device, Device];
         const village = new Village(all, { seed });
         village.weather = STORM;
         for (let day = 0; day < 22; day++) {
           const device = all[village.roll(4)]!;
-          village.at(day * DAY_MS + village.roll(DAY_MS), () => device.say(device.account === a1.account ? b1.account.id : a1.account.id, `${day}`));
+          village.at(day * DAY_MS + village.roll(DAY_MS), () =>
+            device.say(device.account === a1.account ? b1.account.id : a1.account.id, `${day}`),
+          );
         }
         for (let round = 0; round < 22; round++) {
           await village.run(DAY_MS);

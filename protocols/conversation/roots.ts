@@ -15,7 +15,6 @@ import {
   listenPeriods,
   openRoot,
   PERIOD_MS,
-  periodAt,
   rootChainSchema,
   topicKeys,
   type TopicKeys,
@@ -84,7 +83,11 @@ export function acceptableRoot(
 export function adoptRoot(
   crypto: CryptoSuite,
   roots: Roots,
-  proposal: { readonly root: ConversationRoot; readonly proposedIn: number; readonly broughtBy: RootEntry["broughtBy"] },
+  proposal: {
+    readonly root: ConversationRoot;
+    readonly proposedIn: number;
+    readonly broughtBy: RootEntry["broughtBy"];
+  },
   now: number,
 ): Roots {
   const { root, ...where } = proposal;
@@ -112,7 +115,10 @@ export function activateRoots(
   const arrived = (entry: RootEntry): boolean =>
     !isActive(entry) && receipted(entry.broughtBy.device, entry.broughtBy.index);
   if (!roots.some(arrived)) return roots;
-  return settle(roots.map((entry) => (arrived(entry) ? { ...entry, proposedIn: 0 } : entry)), now);
+  return settle(
+    roots.map((entry) => (arrived(entry) ? { ...entry, proposedIn: 0 } : entry)),
+    now,
+  );
 }
 
 function settle(roots: Roots, now: number): Roots {
@@ -162,9 +168,4 @@ export async function heardTopics(crypto: CryptoSuite, roots: Roots, now: number
     for (const period of listenPeriods(chain, now)) keys.push(await topicKeys(crypto, chain, period));
   }
   return keys;
-}
-
-export async function writingTopic(crypto: CryptoSuite, roots: Roots, now: number): Promise<TopicKeys | undefined> {
-  const writing = writingRoot(roots);
-  return writing && topicKeys(crypto, writing.chain, periodAt(writing.chain, now));
 }

@@ -13,7 +13,7 @@ import { synchronousSuite } from "#protocols/base/synchronous.ts";
 import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
 import { seededRandom } from "#protocols/handshake/device-kit.ts";
 import { directSchema } from "./direct.ts";
-import { Device, makeHousehold, must, START } from "./households.fixture.ts";
+import { type Device, makeHousehold, must, START } from "./households.fixture.ts";
 import { decodePayload } from "./message.ts";
 import { pairSchema } from "./pair.ts";
 
@@ -32,7 +32,11 @@ type Step = {
 };
 
 type Stored = { readonly direct: string; readonly pair: string };
-type Transcript = { readonly now: number; readonly steps: readonly Step[]; readonly stored: Readonly<Record<string, Stored>> };
+type Transcript = {
+  readonly now: number;
+  readonly steps: readonly Step[];
+  readonly stored: Readonly<Record<string, Stored>>;
+};
 
 async function run(suite: CryptoSuite): Promise<Transcript> {
   let drawn: string[] = [];
@@ -102,9 +106,12 @@ const suites = [
 ] as const;
 
 describe("vectors", () => {
-  it.each(suites)("[CV1, CV20] the %s suite makes the transcript on record from fixed randomness", async (_name, suite) => {
-    await expect(`${JSON.stringify(await run(suite), null, 2)}\n`).toMatchFileSnapshot(FILE);
-  });
+  it.each(suites)(
+    "[CV1, CV20] the %s suite makes the transcript on record from fixed randomness",
+    async (_name, suite) => {
+      await expect(`${JSON.stringify(await run(suite), null, 2)}\n`).toMatchFileSnapshot(FILE);
+    },
+  );
 
   it("[CV8] what is stored on record can still be read", () => {
     const { stored } = JSON.parse(readFileSync(new URL(FILE, import.meta.url), "utf8")) as Transcript;

@@ -1,0 +1,186 @@
+/**
+ * The parts of a peer, put together by hand over the home of one who has met another and talked: for tests that ask one part
+ * something the face does not tell. The meeting itself is the shipping code in the simulator; then the peers are gone and time
+ * stands still.
+ */
+import type { AccountId, ConversationId, TopicId } from "#protocols/base/ids.ts";
+import { assert } from "#protocols/base/reject.ts";
+import type { CryptoSuite } from "#protocols/base/suite.ts";
+import { Directs, type Outcome } from "#src/peer/directs.ts";
+import type { PeerEvent } from "#src/peer/face.ts";
+import { Inbound } from "#src/peer/inbound.ts";
+import { Identity } from "#src/peer/self.ts";
+import { Topics } from "#src/peer/topics.ts";
+import type { World as PeerWorld } from "#src/peer/world.ts";
+import { Driver } from "#src/runtime/driver.ts";
+import { MemoryDisk } from "#src/runtime/memory-store.ts";
+import type { Network } from "#src/runtime/ports.ts";
+import { ManualClock } from "#test/contracts/manual-clock.ts";
+import { byteStream } from "#test/simulator/random.ts";
+import { shippingProgram } from "#test/simulator/shipping.ts";
+import { Workload } from "#test/simulator/workload.ts";
+import { type Environment, type Machine, type SimPeer, World } from "#test/simulator/world.ts";
+
+const SECOND_US = 1_000_000;
+const FOR_EVER_US = 1e15;
+/** Messages alice says after bob's end. */
+const UNSEEN = 3;
+/** As the simulator's programs have it. */
+const UNLOCK = { platformKey: new Uint8Array(32).fill(7) };
+
+/** What two people have left behind who met and talked. */
+export type Met = {
+  readonly crypto: CryptoSuite;
+  /** Bob's, after his end. */
+  readonly disk: MemoryDisk;
+  readonly alice: AccountId;
+  readonly bob: AccountId;
+  readonly conversation: ConversationId;
+  /** Every envelope alice gossiped while bob was there, in order. */
+  readonly gossiped: readonly Gossiped[];
+  /** What she gossiped after his end: he has not seen it. */
+  readonly unseen: readonly Gossiped[];
+  /** Network time at the end. */
+  readonly now: number;
+};
+
+export type Gossiped = { readonly topic: TopicId; readonly envelope: Uint8Array };
+
+/** Alice and bob meet, then each says `messages` things and gets the receipts. */
+export async function metInTheSimulator(seed: number, messages: number): Promise<Met> {
+  const { startPeer, startRelay, crypto } = shippingProgram();
+  const disk = new MemoryDisk();
+  const gossiped: Gossiped[] = [];
+  let now = 0;
+  const world = new World({
+    seed,
+    crypto,
+    peers: [
+      { name: "alice", dialable: true, start: (environment) => startPeer(recording(environment, gossiped)) },
+      {
+        name: "bob",
+        start: (environment) => {
+          now = environment.clock.now();
+          return startPeer({ ...environment, host: disk.attach() });
+        },
+      },
+    ],
+    relays: [{ name: "relay", start: startRelay }],
+  });
+  const [alice, bob] = world.peers as [Machine<SimPeer>, Machine<SimPeer>];
+  const pass = (us: number): Promise<void> => world.scheduler.run(world.scheduler.nowUs + us);
+  const workload = new Workload(world, seed);
+  const startedUs = SECOND_US;
+  world.boot();
+  workload.begin(0, 0);
+  while (!workload.allMet) await pass(5 * SECOND_US);
+  const conversation = workload.pairs[0]!.conversations.get(0)!;
+  for (let i = 0; i < messages; i++) {
+    await world.ask(alice, (face) => face.send(conversation, { text: `alice ${i}` }));
+    await world.ask(bob, (face) => face.send(conversation, { text: `bob ${i}` }));
+  }
+  await pass(120 * SECOND_US);
+  const statuses = [await world.ask(alice, (face) => face.status()), await world.ask(bob, (face) => face.status())];
+  assert(
+    statuses.every((status) => status?.outbox === 0),
+    "both have everything",
+  );
+  now += Math.round((world.scheduler.nowUs - startedUs) / 1_000);
+  world.crash(bob, { silent: true, downForUs: FOR_EVER_US });
+  disk.crash();
+  const seen = gossiped.splice(0);
+  for (let i = 0; i < UNSEEN; i++) await world.ask(alice, (face) => face.send(conversation, { text: `unseen ${i}` }));
+  await pass(SECOND_US);
+  const accounts = { alice: workload.account(0)!, bob: workload.account(1)! };
+  return { crypto, disk, ...accounts, conversation, gossiped: seen, unseen: gossiped, now };
+}
+
+function recording(environment: Environment, gossiped: Gossiped[]): Environment {
+  const { network } = environment;
+  const gossip = new Proxy(network.gossip, {
+    get(target, name) {
+      const value = Reflect.get(target, name) as unknown;
+      if (name === "publish") {
+        return (topic: TopicId, envelope: Uint8Array) => {
+          gossiped.push({ topic, envelope: envelope.slice() });
+          return target.publish(topic, envelope);
+        };
+      }
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
+  return { ...environment, network: over(network, gossip) };
+}
+
+function over(network: Network, gossip: Network["gossip"]): Network {
+  return new Proxy(network, {
+    get(target, name) {
+      if (name === "gossip") return gossip;
+      const value = Reflect.get(target, name) as unknown;
+      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+    },
+  });
+}
+
+export type Parts = {
+  readonly world: PeerWorld;
+  readonly clock: ManualClock;
+  readonly driver: Driver;
+  readonly directs: Directs;
+  readonly topics: Topics;
+  readonly inbound: Inbound;
+  /** Steps that were committed since. */
+  readonly outcomes: Outcome[];
+  readonly events: PeerEvent[];
+  /** Network time may be moved. */
+  setNow: (now: number) => void;
+};
+
+/** Bob's parts over what is on his disk. He is connected to nobody. */
+export async function partsOf(met: Met): Promise<Parts> {
+  const { crypto, disk } = met;
+  const clock = new ManualClock();
+  const random = byteStream(1, "parts");
+  const driver = await Driver.open({ host: disk.attach(), unlock: UNLOCK, clock, random, crypto });
+  const identity = await Identity.load(driver, crypto);
+  const outcomes: Outcome[] = [];
+  const events: PeerEvent[] = [];
+  let now = met.now;
+  const world: PeerWorld = {
+    driver,
+    network: NOBODY,
+    clock,
+    random,
+    crypto,
+    identity,
+    now: () => now,
+    tell: (event) => void events.push(event),
+  };
+  const directs = new Directs(world, (outcome) => void outcomes.push(outcome));
+  const topics = new Topics(world, () => {});
+  const inbound = new Inbound(world, directs, topics);
+  const all = await directs.load();
+  await inbound.load(all.map(({ contact }) => contact));
+  for (const direct of all) await topics.refresh(direct);
+  return {
+    world,
+    clock,
+    driver,
+    directs,
+    topics,
+    inbound,
+    outcomes,
+    events,
+    setNow: (time) => {
+      now = time;
+    },
+  };
+}
+
+/** A network without anybody: joining is heard by none. */
+const NOBODY = {
+  peerId: "nobody",
+  addresses: () => [],
+  connections: () => [],
+  gossip: { join: () => {}, leave: () => {}, reveal: () => {}, peers: () => [], publish: () => Promise.resolve(0) },
+} as unknown as Network;

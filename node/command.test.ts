@@ -49,6 +49,14 @@ describe("parse", () => {
     expect(codeOf(() => parse(spec, argv))).toBe(code);
   });
 
+  test("an argument in brackets may be left out, and no other", () => {
+    const optional = command({ ...spec, args: ["A", "[B]", "[C]"] });
+    expect(parse(optional, ["a"]).args).toEqual(["a"]);
+    expect(parse(optional, ["a", "b", "c"]).args).toEqual(["a", "b", "c"]);
+    expect(codeOf(() => parse(optional, []))).toBe("usage/missing-argument");
+    expect(codeOf(() => parse(optional, ["a", "b", "c", "d"]))).toBe("usage/unexpected-argument");
+  });
+
   test("help names every argument and option", () => {
     for (const word of [
       "CONVERSATION",

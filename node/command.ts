@@ -37,7 +37,7 @@ export const ACCOUNT = {
 
 export type Input<O extends OptionSpecs, P extends readonly string[]> = {
   readonly values: Values<O & typeof COMMON>;
-  readonly args: { readonly [K in keyof P]: string };
+  readonly args: { readonly [K in keyof P]: P[K] extends `[${string}` ? string | undefined : string };
   readonly output: Output;
   /** Aborted when this process is asked to end. */
   readonly signal: AbortSignal;
@@ -46,7 +46,7 @@ export type Input<O extends OptionSpecs, P extends readonly string[]> = {
 export type Command<O extends OptionSpecs = OptionSpecs, P extends readonly string[] = readonly string[]> = {
   readonly name: string;
   readonly summary: string;
-  /** Names of the arguments, all required. */
+  /** Names of the arguments. Those in brackets come last and may be left out. */
   readonly args: P;
   readonly options: O;
   /** More for `--help`: what it does, what it prints. */
@@ -79,7 +79,8 @@ export function parse(
   }
   const args = parsed.positionals;
   if (parsed.values["help"] === true) return { values: { help: true }, args };
-  if (args.length < spec.args.length) throw usage("missing-argument", `${spec.args[args.length]} is missing`);
+  const missing = spec.args.slice(args.length).find((name) => !name.startsWith("["));
+  if (missing !== undefined) throw usage("missing-argument", `${missing} is missing`);
   if (args.length > spec.args.length)
     throw usage("unexpected-argument", "too many arguments: quote a text with spaces");
   return { values: parsed.values, args };
@@ -102,6 +103,15 @@ export function helpOf(spec: Command): string {
     ...options.map(([flag, help]) => `  ${flag.padEnd(width)}${help}`),
     "",
   ].join("\n");
+}
+
+/** Form only; whether somebody is there shows later. @throws Failure `usage/bad-value`. */
+export function parseRelay(text: string): string {
+  if (/^\/.+\/p2p\/[A-Za-z0-9]+$/.test(text)) return text;
+  throw usage(
+    "bad-value",
+    "a relay's address is the multiaddr it prints, such as /ip4/192.0.2.7/tcp/4720/p2p/12D3Koo…",
+  );
 }
 
 const UNITS: Readonly<Record<string, number>> = { s: 1e3, m: 6e4, h: 36e5, d: 864e5, w: 6048e5 };

@@ -18,6 +18,7 @@ const COMMANDS: readonly (readonly [name: string, summary: string, load: () => P
     ["messages", "Show messages of a conversation", () => import("./commands/messages.ts")],
     ["watch", "Show what happens, as it happens", () => import("./commands/watch.ts")],
     ["status", "Show connections and queues", () => import("./commands/status.ts")],
+    ["relays", "List, add or remove the relays of this account", () => import("./commands/relays.ts")],
     ["relay", "Run a relay for others", () => import("./commands/relay.ts")],
     ["sim", "Simulate peers from a seed, in virtual time", () => import("./commands/sim.ts")],
   ];

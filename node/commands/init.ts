@@ -1,4 +1,4 @@
-import { ACCOUNT, command, usage } from "../command.ts";
+import { ACCOUNT, command, parseRelay, usage } from "../command.ts";
 import { createAccount, homeAt, readPassphrase, storeFolder } from "../home.ts";
 
 /** Beyond this a name is a message. The profile's own limit is checked where the profile is made. */
@@ -26,7 +26,7 @@ export const spec = command({
     const home = homeAt(values.home);
     const file = values["passphrase-file"];
     const passphrase = file === undefined ? undefined : await readPassphrase(file);
-    const relays = values.relay ?? [];
+    const relays = (values.relay ?? []).map(parseRelay);
     const [{ createIdentity }, { levelStoreHost }, { machine }] = await Promise.all([
       import("#src/peer/start.ts"),
       import("#src/runtime/level-store.ts"),

@@ -46,7 +46,10 @@ describe("wrong usage is exit code 2 and one error object", () => {
     ["invite", ["--expires", "soon"], "usage/bad-value"],
     ["invite", ["--uses", "0"], "usage/bad-value"],
     ["init", [], "usage/bad-value"],
+    ["init", ["--name", "Ada", "--relay", "relay.example"], "usage/bad-value"],
     ["init", ["--name", "Ada", "--passphrase-file", "/nowhere/phrase"], "usage/bad-value"],
+    ["relays", ["drop", "/ip4/127.0.0.1"], "usage/bad-value"],
+    ["relays", ["add"], "usage/missing-argument"],
     ["accept", ["abc"], "usage/bad-value"],
     ["messages", ["abcd", "--limit", "many"], "usage/bad-value"],
   ])("%s %j: %s", async (command, args, code) => {

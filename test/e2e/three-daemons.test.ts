@@ -1,7 +1,14 @@
+import { spawnSync } from "node:child_process";
 import { existsSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Json, type Running, Stage } from "./processes.ts";
+import { offlineNetwork } from "#node/offline-network.ts";
+import { synchronousSuite } from "#protocols/base/synchronous.ts";
+import { createIdentity, startPeer } from "#src/peer/start.ts";
+import { MemoryDisk } from "#src/runtime/memory-store.ts";
+import { systemClock, systemRandom } from "#src/runtime/node.ts";
+import { type Json, Running, Stage } from "./processes.ts";
 import { schemaErrors } from "./schemas.ts";
 
 /**
@@ -15,6 +22,7 @@ const PAIRS = [
   ["ada", "cy"],
   ["bo", "cy"],
 ] as const;
+const HOUR_MS = 3_600_000;
 const LOOPBACK = ["--listen", "/ip4/127.0.0.1/tcp/0"] as const;
 
 const stage = new Stage();
@@ -26,6 +34,10 @@ const conversations = new Map<string, string>();
 const links = new Map<string, string>();
 let relay: Running;
 let relayAddress: string;
+/** Follows a link to where nobody listens, and takes its 20 seconds for it. */
+let unreachable: Running;
+
+const mayMount = spawnSync("unshare", ["-rm", "true"]).status === 0 ? "" : ": needs user and mount namespaces";
 
 beforeAll(async () => {
   relay = await stage.ready("relay", "relay", "--dev");
@@ -36,6 +48,9 @@ beforeAll(async () => {
     accounts[person] = made!["account"] as string;
   }
   for (const person of PEOPLE) await online(person);
+  await stage.run("init", "fay", "--name", "fay");
+  const nowhere = relayAddress.replace(/\/tcp\/\d+\//, "/tcp/1/");
+  unreachable = stage.start("connect", "fay", await linkOf([nowhere], { agoMs: 0 }));
 });
 afterAll(() => stage.clear());
 
@@ -74,6 +89,22 @@ async function reaches(person: Person, conversation: string, id: string, states:
     `${states.join(" or ")} for ${person}`,
     (value) => value["type"] === "message-state" && there(value),
   );
+}
+
+/** An invite of somebody who was never here, good for an hour from what their clock says. */
+async function linkOf(relays: readonly string[], options: { readonly agoMs: number }): Promise<string> {
+  const disk = new MemoryDisk();
+  const home = {
+    unlock: { platformKey: systemRandom(32) },
+    clock: { ...systemClock, now: () => systemClock.now() - options.agoMs },
+    random: systemRandom,
+    crypto: synchronousSuite(),
+  };
+  await createIdentity({ ...home, host: disk.attach(), name: "old", relays });
+  const peer = await startPeer({ ...home, host: disk.attach(), network: offlineNetwork() });
+  const { link } = await peer.createInvite({ expiresInMs: HOUR_MS });
+  await peer.close();
+  return link;
 }
 
 describe.each(PAIRS)("%s and %s", (inviter, guest) => {
@@ -182,6 +213,25 @@ describe("every command keeps to its schema", () => {
   });
 });
 
+test("a relay is added and removed, with a daemon and without", async () => {
+  const second = await stage.ready("relay", "second-relay", "--dev");
+  const [address] = second.first["addresses"] as string[];
+  const addresses = (relays: readonly Json[]): unknown[] => relays.map((one) => one["address"]);
+  expect(await stage.run("relays", "ada")).toEqual([{ address: relayAddress, state: "open" }]);
+  expect(addresses(await stage.run("relays", "ada", "add", address!))).toEqual([relayAddress, address]);
+  const open = (value: Json): boolean => value["type"] === "relay" && value["address"] === address;
+  await watches.ada.line("the second relay open", (value) => open(value) && value["state"] === "open");
+  expect(addresses(await stage.run("relays", "ada", "remove", address!))).toEqual([relayAddress]);
+  expect(await stage.fails(1, "relays", "ada", "remove", address!)).toBe("relay/unknown");
+  expect(await stage.fails(2, "relays", "ada", "add", "/ip4/127.0.0.1")).toBe("usage/bad-value");
+
+  await stage.run("init", "gil", "--name", "gil");
+  expect(await stage.run("relays", "gil", "--offline")).toEqual([]);
+  expect(addresses(await stage.run("relays", "gil", "--offline", "add", address!))).toEqual([address]);
+  expect(addresses(await stage.run("relays", "gil", "--offline"))).toEqual([address]);
+  expect(await second.stop()).toBe(0);
+});
+
 describe("what goes wrong has a code", () => {
   test.each([
     ["conversation/unknown", "send", ["f".repeat(64), "x"]],
@@ -195,6 +245,12 @@ describe("what goes wrong has a code", () => {
     await stage.run("init", "eve", "--name", "eve");
     expect(await stage.fails(1, "connect", "eve", links.get("ada bo")!)).toBe("invite/used-up");
     expect(await stage.fails(1, "connect", "ada", links.get("ada bo")!)).toBe("invite/own");
+  });
+
+  test("an invite that has expired, said by the link alone", async () => {
+    expect(await stage.fails(1, "connect", "ada", await linkOf([relayAddress], { agoMs: 2 * HOUR_MS }))).toBe(
+      "invite/expired",
+    );
   });
 
   test("a second daemon, and a home that is taken", async () => {
@@ -247,7 +303,27 @@ describe("the end", () => {
   });
 
   test("an invite through a relay that is gone can't be followed now", async () => {
-    await stage.run("init", "fay", "--name", "fay");
-    expect(await stage.fails(1, "connect", "fay", links.get("bo cy")!)).toBe("net/unreachable");
+    expect(await unreachable.exited).toBe(1);
+    expect(unreachable.json).toMatchObject([{ error: { code: "net/unreachable" } }]);
+  });
+
+  test.skipIf(mayMount !== "")(`a disk that is full is said, and loses nothing${mayMount}`, async () => {
+    const conversation = conversationOf("ada", "bo");
+    const script = fileURLToPath(new URL("./full-disk.sh", import.meta.url));
+    const running = new Running("unshare", [
+      "-rm",
+      "bash",
+      script,
+      stage.home("ada"),
+      stage.home("small"),
+      conversation,
+    ]);
+    expect({ code: await running.exited, stderr: running.stderr }).toEqual({ code: 0, stderr: "" });
+    const full = { error: { code: "store/full", message: expect.any(String) as string } };
+    const sent = running.json[2]!;
+    expect(running.json.slice(0, 3)).toEqual([full, full, { id: expect.any(String) as string, state: "queued" }]);
+    const texts = running.json.slice(3).map((message) => message["text"]);
+    expect(texts.filter((text) => String(text).startsWith("disk "))).toEqual(["disk has room"]);
+    expect(running.json.at(-1)).toMatchObject({ id: sent["id"], state: "queued" });
   });
 });

@@ -4,19 +4,8 @@ import { describe, expect, it } from "vitest";
 import { seededRandom } from "#protocols/handshake/device-kit.ts";
 import type { AccountId, EventId } from "#protocols/base/ids.ts";
 import { type ContactRequest, relation, REQUEST_LIFETIME_MS, withRequest } from "./contact.ts";
-import {
-  agreement,
-  CALM,
-  crypto,
-  DAY_MS,
-  type Device,
-  HOUR_MS,
-  makeHousehold,
-  must,
-  START,
-  STORM,
-  Village,
-} from "./households.fixture.ts";
+import { crypto, DAY_MS, type Device, HOUR_MS, makeHousehold, must, START } from "./households.fixture.ts";
+import { CALM, STORM, Village, agreement } from "./village.fixture.ts";
 
 /** A run has a dozen handshakes in it, about a second of them. */
 const RUNS = process.env["SKEIN_LONG"] ? 200 : 2;
@@ -60,6 +49,25 @@ describe("connecting in calm weather", () => {
     await village.heal();
     expectAgreement(village, home, "accepted");
   });
+});
+
+describe("answering in calm weather", () => {
+  it.each(["declined", "accepted"] as const)(
+    "[CV55, CV56] a request %s on one device is known on the other, and held by nobody",
+    async (choice) => {
+      const home = fresh(2);
+      const village = new Village(home.all, { seed: 2 });
+      const link = await home.a1.invite();
+      home.a1.invites = [];
+      must(await home.b1.redeem(link));
+      await village.run(HOUR_MS);
+      expect(home.a2.directs.has(home.b1.account.id)).toBe(true);
+      must(await home.a1.answer(home.b1.account.id, choice));
+      await village.heal();
+      expectAgreement(village, home, choice);
+      expect(home.a2.log).toHaveLength(home.a1.log.length);
+    },
+  );
 });
 
 describe("connecting in a storm", () => {

@@ -19,7 +19,6 @@ export {
   type OpenInvite,
   openInviteSchema,
   type Profile,
-  recipientsOf,
   type Redemption,
   type Step,
   type StepEnv,

@@ -6,19 +6,7 @@ import { isReject } from "#protocols/base/reject.ts";
 import { type ConversationRoot, openRoot, PERIOD_MS, rootHash } from "#protocols/envelope/envelope.ts";
 import { seededRandom } from "#protocols/handshake/device-kit.ts";
 import { forgetPeriods } from "./direct.ts";
-import {
-  agreement,
-  codeOf,
-  crypto,
-  DAY_MS,
-  type Device,
-  HOUR_MS,
-  makeHousehold,
-  must,
-  START,
-  STORM,
-  Village,
-} from "./households.fixture.ts";
+import { codeOf, crypto, DAY_MS, type Device, HOUR_MS, makeHousehold, must, START } from "./households.fixture.ts";
 import {
   acceptableRoot,
   activateRoots,
@@ -32,6 +20,7 @@ import {
   SUPERSEDED_MS,
   writingRoot,
 } from "./roots.ts";
+import { STORM, Village, agreement } from "./village.fixture.ts";
 
 const RUNS = process.env["SKEIN_LONG"] ? 100 : 1;
 
@@ -186,6 +175,22 @@ describe("two people's roots", () => {
     expect(seen.size).toBe(5);
     expect(village.held()).toBe(0);
     expect(b1.log.filter(({ event }) => event.body.type === "message")).toHaveLength(15);
+  });
+
+  it("[CV73] what one's own sibling proposes is heard at once, and written on when the contact has receipted it", async () => {
+    const { a1, a2, a, b, b1, village } = fresh("sibling");
+    await village.run(8 * DAY_MS);
+    const before = hashOf(a2.direct(b).roots);
+    village.allows = (_packet, to) => to === a2;
+    await a1.say(b, "and a new root");
+    await village.run(HOUR_MS);
+    expect(a2.direct(b).roots).toHaveLength(a1.direct(b).roots.length);
+    expect(a2.direct(b).roots.length).toBeGreaterThan(1);
+    expect(hashOf(a2.direct(b).roots)).toBe(before);
+    village.allows = () => true;
+    await village.heal();
+    expect(hashOf(a2.direct(b).roots)).not.toBe(before);
+    expect(hashOf(a2.direct(b).roots)).toBe(hashOf(b1.direct(a).roots));
   });
 
   it("[CV57, CV72-CV74] weeks of storm: no device is left behind on a root that nobody writes on", async () => {

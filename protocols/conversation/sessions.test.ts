@@ -9,8 +9,6 @@ import { seededRandom } from "#protocols/handshake/device-kit.ts";
 import { encodeBundle, makeBundle } from "#protocols/handshake/handshake.ts";
 import { revokeDevice } from "#protocols/identity/identity.ts";
 import {
-  agreement,
-  CALM,
   crypto,
   type Device,
   HOUR_MS,
@@ -19,11 +17,11 @@ import {
   MINUTE_MS,
   must,
   type Packet,
-  Village,
 } from "./households.fixture.ts";
 import { decodePayload, sealEvent } from "./message.ts";
 import { MAX_SESSIONS, newPair, sendingSession, withInviteBundle, withSession } from "./pair.ts";
 import { OFFER_PATIENCE_MS } from "./rekey.ts";
+import { CALM, Village, agreement } from "./village.fixture.ts";
 
 const RUNS = process.env["SKEIN_LONG"] ? 100 : 1;
 

@@ -1,4 +1,5 @@
 import { request, type RequestOptions } from "node:http";
+import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { webCryptoSuite } from "#protocols/base/webcrypto.ts";
 import type { ConversationId, EventId } from "#protocols/base/ids.ts";
@@ -7,9 +8,10 @@ import { createIdentity, startPeer } from "#src/peer/start.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import { MemoryDisk } from "#src/runtime/memory-store.ts";
 import { systemClock, systemRandom } from "#src/runtime/node.ts";
-import { type Api, proofOf, serveApi } from "./api.ts";
+import { type Api, proofOf, ROUTES, serveApi } from "./api.ts";
 import { connectDaemon, type DaemonPeer } from "./api-client.ts";
 import { offlineNetwork } from "./offline-network.ts";
+import openapi from "./openapi.json" with { type: "json" };
 
 /** A peer nobody may reach: what is refused here never gets as far as asking it anything. */
 const unreachable = new Proxy({} as Peer, {
@@ -47,6 +49,16 @@ function ask(path: string, options: RequestOptions & { body?: string | Buffer } 
 }
 
 const authorised = (): { authorization: string } => ({ authorization: `Bearer ${api.token}` });
+
+const ajv = new Ajv2020({ strict: true, strictRequired: false });
+ajv.addVocabulary(["components"]);
+ajv.addSchema({ $id: "api", components: openapi.components }, "api", undefined, false);
+
+/** That `value` is what openapi.json says. */
+function expectShape(schema: keyof typeof openapi.components.schemas, value: unknown): void {
+  ajv.validate({ $ref: `api#/components/schemas/${schema}` }, value);
+  expect(ajv.errorsText()).toBe("No errors");
+}
 
 describe("the local API refuses", () => {
   test.each([
@@ -114,6 +126,28 @@ describe("the local API refuses", () => {
   });
 });
 
+describe("openapi.json", () => {
+  /** Not questions of the peer. */
+  const BESIDE = ["get /openapi.json", "get /v1/proof", "get /v1/watch"];
+
+  test("describes every route and no other", () => {
+    const described = Object.entries(openapi.paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((method) => `${method} ${path.replaceAll(/\{\w+\}/g, "*")}`),
+    );
+    const routes = ROUTES.map(({ method, path }) => `${method.toLowerCase()} /v1/${path}`);
+    expect(described.toSorted()).toEqual([...routes, ...BESIDE].toSorted());
+  });
+
+  test("is served, to whom Host and Origin allow", async () => {
+    expect(await ask("/openapi.json")).toMatchObject({ status: 200, body: openapi });
+    expect(await ask("/openapi.json", { headers: { origin: "null" } })).toMatchObject({ status: 403 });
+  });
+
+  test("has a form for what is refused", async () => {
+    expectShape("Error", (await ask("/v1/status")).body);
+  });
+});
+
 describe("who listens on the port of api.json", () => {
   test("proves that it wrote the token, without being told it", async () => {
     const nonce = "12".repeat(32);
@@ -165,6 +199,7 @@ describe("the peer over the API answers as the peer itself", () => {
   test("questions", async () => {
     expect([remote.account, remote.device]).toEqual([peer.account, peer.device]);
     expect(await remote.status()).toEqual(await peer.status());
+    expectShape("Status", await remote.status());
     expect(await remote.contacts()).toEqual([]);
     expect(await remote.conversations()).toEqual([]);
   });
@@ -213,6 +248,9 @@ describe("the peer over the API answers as the peer itself", () => {
     expect(await remote.connect(link)).toMatchObject({ account: bo.account, name: "Bo", state: "requested" });
     await asked.promise;
     expect(heard).toEqual(told!.slice(0, heard!.length));
+    for (const event of heard!) expectShape("PeerEvent", event);
+    for (const contact of await remote.contacts()) expectShape("Contact", contact);
+    for (const conversation of await remote.conversations()) expectShape("Conversation", conversation);
     stop.abort();
     await ended;
     stopTold();

@@ -61,8 +61,8 @@ function check<T>(schema: v.GenericSchema<unknown, T>, value: unknown): T {
 const link = v.object({ link: v.string() });
 const address = v.object({ address: v.string() });
 
-/** One route a question of `Peer`, named alike. `watch` is a stream and stands in `answer`. */
-const ROUTES: readonly Route[] = [
+/** One route a question of `Peer`, named alike, described in openapi.json. `watch` is a stream and stands in `answer`. */
+export const ROUTES: readonly Route[] = [
   { method: "GET", path: "status", run: ({ peer }) => peer.status() },
   {
     method: "POST",
@@ -184,6 +184,11 @@ export async function serveApi(peer: Peer, options: { readonly onMistake: (error
     // Put together and not resolved against a base: "//somewhere/v1/status" is no way of writing ours.
     const url = URL.parse(`http://127.0.0.1${request.url ?? ""}`);
     const [version, ...path] = url?.pathname.split("/").slice(1) ?? [];
+    if (request.method === "GET" && url?.pathname === "/openapi.json") {
+      const { default: description } = await import("./openapi.json", { with: { type: "json" } });
+      send(response, 200, description);
+      return;
+    }
     if (url === null || version !== "v1") throw new Failure("api/not-found", "The API begins at /v1.");
     const query = Object.fromEntries(url.searchParams);
     if (request.method === "GET" && matches("proof", path)) {

@@ -178,6 +178,10 @@ describe("who may write", () => {
     thief.pairs.set(a1.id, { ...newPair(a1.account.id, a1.id), bundle: invite.bundle });
     const event = eventBy(eve, a1, { author: a2.account.id, device: a2.id, index: 1 });
     expect(await refusal(a1, b1, await sealed(thief, a1, event), true)).toBe("conversation/not-their-device");
+    // Nor does it under its own name, when no pair is there to compare.
+    a1.pairs.delete(a2.id);
+    const named = await sealed(thief, a1, { ...event, author: eve.account.id });
+    expect(await refusal(a1, eve, named, true)).toBe("conversation/not-their-device");
   });
 
   it("[CV15] nor gets what is written to her, or replaces its prekeys", async () => {
@@ -389,6 +393,16 @@ describe("what our own devices say", () => {
     expect(a1.direct(b1.account.id)).toEqual(known);
   });
 
+  it("[CV15] prekeys do not get into another account's pair", async () => {
+    const strange = newPair(eve.account.id, b1.id);
+    a1.pairs.set(b1.id, strange);
+    expect(introductionOf(a2.direct(b1.account.id), a2.pairs).bundles).toHaveLength(1);
+    const step = must(
+      await receive(a1.state(b1.account.id), { payload: await introduced({}), viaInbox: true }, a1.env),
+    );
+    expect(step.state.pairs.get(b1.id)).toBe(strange);
+  });
+
   it("[CV50, CV51] not of ourselves, of another contact than the state's, with another's list, or from a device that is gone", async () => {
     const refused = async (change: Partial<Introduction>) => refusal(a1, b1, await introduced(change), true);
     expect(await refused({ contact: a1.account.id, devices: a1.list })).toBe("conversation/wrong-contact");
@@ -415,6 +429,23 @@ describe("what contacts may claim", () => {
     expect(kept.some(({ device }) => device === "ee".repeat(32))).toBe(false);
     await a1.say(b1.account.id, "not yet there");
     expect(deliveryOf(a1.direct(b1.account.id), { device: a1.id, index: lastIndex + 1 })).toBe("none");
+  });
+
+  it("[CV33] a receipt names devices that can be told, not all that ever wrote", async () => {
+    const direct = a1.direct(b1.account.id);
+    const strange = Array.from({ length: 40 }, (_, i) =>
+      receiptOf(`00${i.toString(16).padStart(62, "0")}` as DeviceId, [1]),
+    );
+    a1.directs.set(b1.account.id, { ...direct, received: [...strange, ...direct.received] });
+    a1.sent.length = 0;
+    await a1.receipt(b1.account.id);
+    must((await b1.take(a1.sent[0]!))!);
+    const told = b1.direct(a1.account.id).receipts.find(({ from }) => from === a1.id)!;
+    expect(told.devices.map(({ device }) => device)).toContain(b1.id);
+    const step = await receive(a2.state(b1.account.id), { payload: payloadOf(a1.sent[0]), viaInbox: false }, a2.env);
+    expect(must(step).effects).toEqual([{ type: "receipted" }]);
+    const devices = must(step).state.direct!.receipts.find(({ from }) => from === a1.id)!.devices;
+    expect(devices).toHaveLength(2);
   });
 
   it("[CV37] endless gaps are refused, and what was taken can be stored", async () => {

@@ -52,6 +52,19 @@ describe("connecting in calm weather", () => {
 });
 
 describe("answering in calm weather", () => {
+  it("[CV65, CV66] an invite is accepted as often as it says; who comes later waits, and who comes again costs nothing", async () => {
+    const { a1, b1 } = fresh(3);
+    const [c1] = homes.carol.map((device) => device.clone(seededRandom(crypto, "carol waits")));
+    const link = await a1.invite({ uses: 1, oneTime: false });
+    for (const device of [b1, b1, c1!]) {
+      must(await device.redeem(link));
+      for (const packet of device.sent.splice(0)) await a1.take(packet);
+    }
+    expect(a1.relation(b1.account.id)).toBe("accepted");
+    expect(a1.relation(c1!.account.id)).toBe("incoming");
+    expect(a1.invites[0]?.usedBy).toEqual([b1.account.id]);
+  });
+
   it.each(["declined", "accepted"] as const)(
     "[CV55, CV56] a request %s on one device is known on the other, and held by nobody",
     async (choice) => {

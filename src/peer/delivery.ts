@@ -212,7 +212,13 @@ export class Delivery {
       flight.sentAt = this.#world.clock.monotonic();
       flight.attempts++;
     } else {
-      this.#flights.set(row.id, { row, sentAt: this.#world.clock.monotonic(), attempts: 1, envelopes: [], held: new Map() });
+      this.#flights.set(row.id, {
+        row,
+        sentAt: this.#world.clock.monotonic(),
+        attempts: 1,
+        envelopes: [],
+        held: new Map(),
+      });
       this.#inFlight.set(account, (this.#inFlight.get(account) ?? 0) + 1);
     }
     this.#schedule(account);
@@ -275,7 +281,8 @@ export class Delivery {
     const highest = highestReceipted(direct, device);
     const tell = (row: HeldRow): void => {
       const event = { device, index: row.index };
-      const proved = deliveryOf(direct, event) !== "none" && (before === undefined || deliveryOf(before, event) === "none");
+      const proved =
+        deliveryOf(direct, event) !== "none" && (before === undefined || deliveryOf(before, event) === "none");
       if (row.visible && proved) this.#tellState(row, "delivered");
     };
     settled.forEach(tell);

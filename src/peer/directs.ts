@@ -82,7 +82,10 @@ export class Directs {
         assert(direct !== undefined, "a listed contact has a conversation");
         this.#byConversation.set(direct.conversation, account);
         const rows = await tx.rows(outboxLog, account);
-        this.#hold(account, rows.map(({ n, value }) => ({ n, account, ...value })));
+        this.#hold(
+          account,
+          rows.map(({ n, value }) => ({ n, account, ...value })),
+        );
         directs.push(direct);
       }
       return directs;
@@ -109,8 +112,14 @@ export class Directs {
           const before = this.#held.get(account) ?? new Map<number, HeldRow>();
           for (const { id } of before.values()) this.#heldById.delete(id);
           this.#held.delete(account);
-          this.#hold(account, rows.map(({ n, value }) => ({ n, account, ...value })));
-          settled.set(account, [...before.values()].filter(({ id }) => !this.#heldById.has(id)));
+          this.#hold(
+            account,
+            rows.map(({ n, value }) => ({ n, account, ...value })),
+          );
+          settled.set(
+            account,
+            [...before.values()].filter(({ id }) => !this.#heldById.has(id)),
+          );
         });
       });
     }
@@ -244,7 +253,8 @@ export class Directs {
     const settled = effects.some(({ type }) => type === "receipted") ? this.#settled(account, direct) : [];
     for (const { n } of settled) tx.deleteAt(outboxLog, account, n);
     const was = before.direct;
-    const routesChanged = direct.roots !== was?.roots || direct.relays !== was.relays || direct.redemption !== was.redemption;
+    const routesChanged =
+      direct.roots !== was?.roots || direct.relays !== was.relays || direct.redemption !== was.redemption;
     return { account, before: was, direct, effects, held, settled, recorded, routesChanged };
   }
 

@@ -48,7 +48,12 @@ export type Message = {
 
 export type PeerEvent =
   | { readonly type: "message"; readonly message: Message }
-  | { readonly type: "message-state"; readonly conversation: ConversationId; readonly id: EventId; readonly state: DeliveryState }
+  | {
+      readonly type: "message-state";
+      readonly conversation: ConversationId;
+      readonly id: EventId;
+      readonly state: DeliveryState;
+    }
   | { readonly type: "contact"; readonly contact: Contact }
   | { readonly type: "conversation"; readonly conversation: Conversation }
   | { readonly type: "typing"; readonly conversation: ConversationId; readonly account: AccountId }

@@ -24,7 +24,11 @@ import { stepEnv, type World } from "./world.ts";
 const MAX_REMEMBERED = 32_768;
 
 /** Parked for want of something that another message brings (DESIGN section 2). */
-const NOT_YET: ReadonlySet<string> = new Set(["ratchet/too-far", "conversation/unknown-request", "conversation/not-accepted"]);
+const NOT_YET: ReadonlySet<string> = new Set([
+  "ratchet/too-far",
+  "conversation/unknown-request",
+  "conversation/not-accepted",
+]);
 
 /** An envelope of a topic we hear. */
 type Arrival = { readonly heard: HeardTopic; readonly info: EnvelopeInfo; readonly bytes: Uint8Array };
@@ -70,7 +74,13 @@ export class Inbound {
   seen(id: EnvelopeId): boolean | Promise<boolean> {
     if (!this.#remembered.has(id)) return false;
     const work = this.#remembered.get(id);
-    return work === undefined || work.then(() => true, () => false);
+    return (
+      work === undefined ||
+      work.then(
+        () => true,
+        () => false,
+      )
+    );
   }
 
   /** Our own envelope: it need not be opened when it comes back. */
@@ -221,7 +231,8 @@ export class Inbound {
   }
 
   async #park(account: AccountId, id: EnvelopeId, envelope: Uint8Array): Promise<void> {
-    if ((this.#parked.get(account) ?? 0) >= MAX_PARKED) return this.#count({ type: "reject", code: "peer/parking-full" });
+    if ((this.#parked.get(account) ?? 0) >= MAX_PARKED)
+      return this.#count({ type: "reject", code: "peer/parking-full" });
     await this.#directs.locked(account, async (tx) => {
       await tx.append(parkedLog, account, { id, envelope });
       tx.release(() => this.#parked.set(account, (this.#parked.get(account) ?? 0) + 1));

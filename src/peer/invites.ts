@@ -21,10 +21,18 @@ export class Invites {
   }
 
   /** @throws Failure `invite/too-many`, `invite/bad-options`. */
-  async create(options: { readonly uses?: number; readonly expiresInMs?: number }): Promise<{ readonly link: string; readonly grant: CapabilityGrant }> {
+  async create(options: {
+    readonly uses?: number;
+    readonly expiresInMs?: number;
+  }): Promise<{ readonly link: string; readonly grant: CapabilityGrant }> {
     const uses = options.uses ?? 1;
     const lifetime = options.expiresInMs ?? DEFAULT_LIFETIME_MS;
-    if (!Number.isInteger(uses) || uses < 1 || uses > MAX_USES || !(lifetime > 0 && lifetime <= MAX_INVITE_LIFETIME_MS)) {
+    if (
+      !Number.isInteger(uses) ||
+      uses < 1 ||
+      uses > MAX_USES ||
+      !(lifetime > 0 && lifetime <= MAX_INVITE_LIFETIME_MS)
+    ) {
       throw new Failure("invite/bad-options", `An invite has 1 to ${MAX_USES} uses and lives at most 30 days.`);
     }
     const { driver, identity, crypto } = this.#world;
@@ -35,12 +43,18 @@ export class Invites {
     const bundle = await driver.run([LOCKS.invites, LOCKS.prekeys], async (tx) => {
       const known = (await tx.get(invitesTable, SELF)) ?? [];
       const open = known.filter((invite) => invite.expiresAt > env.now);
-      if (open.length >= MAX_OPEN_INVITES) throw new Failure("invite/too-many", "There are too many open invites; let some expire first.");
+      if (open.length >= MAX_OPEN_INVITES)
+        throw new Failure("invite/too-many", "There are too many open invites; let some expire first.");
       let prekeys = await tx.get(prekeysTable, SELF);
       assert(prekeys !== undefined, "an identity has prekeys");
       for (const gone of known) if (!open.includes(gone)) prekeys = dropInvite(prekeys, toHex(gone.inviteId));
-      const made = await makeBundle(prekeys, { purpose: { invite: toHex(inviteId), expiresAt }, oneTime: uses === 1 }, env);
-      if (isReject(made)) throw new Failure("invite/too-many", "There are too many open invites; let some expire first.");
+      const made = await makeBundle(
+        prekeys,
+        { purpose: { invite: toHex(inviteId), expiresAt }, oneTime: uses === 1 },
+        env,
+      );
+      if (isReject(made))
+        throw new Failure("invite/too-many", "There are too many open invites; let some expire first.");
       tx.put(prekeysTable, SELF, made.store);
       tx.put(invitesTable, SELF, [...open, { inviteId, capability, uses, usedBy: [], expiresAt }]);
       return made.bundle;
@@ -63,7 +77,11 @@ export class Invites {
     return { link, grant: await this.#grant({ capability, uses, expiresAt }) };
   }
 
-  async #grant(invite: { readonly capability: Uint8Array; readonly uses: number; readonly expiresAt: number }): Promise<CapabilityGrant> {
+  async #grant(invite: {
+    readonly capability: Uint8Array;
+    readonly uses: number;
+    readonly expiresAt: number;
+  }): Promise<CapabilityGrant> {
     const { crypto, identity } = this.#world;
     const capability = await crypto.ed25519.publicKey(invite.capability);
     const uses = Math.min(MAX_USES, invite.uses + (invite.uses > 1 ? SURPLUS_USES : 0));

@@ -91,7 +91,12 @@ export class Links {
   #link(account: AccountId): Link {
     const known = this.#links.get(account);
     if (known) return known;
-    const link: Link = { toldAt: Number.NEGATIVE_INFINITY, instances: new Map(), cancelTell: undefined, path: "offline" };
+    const link: Link = {
+      toldAt: Number.NEGATIVE_INFINITY,
+      instances: new Map(),
+      cancelTell: undefined,
+      path: "offline",
+    };
     this.#links.set(account, link);
     return link;
   }

@@ -179,11 +179,13 @@ export class Mailboxes {
     box.topics.set(keys.id, account);
     const key = `${box.address}/${keys.id}`;
     const { driver } = this.#world;
-    void driver.read((tx) => tx.get(cursorTable, key)).then(
-      (cursor) => box.client.subscribe({ id: keys.id, seed: keys.seed }, cursor),
-      // A store that cannot be read now is told elsewhere; from the start is right, only longer.
-      () => box.client.subscribe({ id: keys.id, seed: keys.seed }),
-    );
+    void driver
+      .read((tx) => tx.get(cursorTable, key))
+      .then(
+        (cursor) => box.client.subscribe({ id: keys.id, seed: keys.seed }, cursor),
+        // A store that cannot be read now is told elsewhere; from the start is right, only longer.
+        () => box.client.subscribe({ id: keys.id, seed: keys.seed }),
+      );
   }
 
   #closeUnused(address: string): void {
@@ -209,7 +211,8 @@ export class Mailboxes {
         entries: async (topic, log, items, cursor) => {
           await handlers.envelopes(items.map(({ envelope }) => envelope));
           // After the entries' own commits: a crash between them brings the entries again, which changes nothing.
-          if (cursor !== undefined) await driver.run([], async (tx) => tx.put(cursorTable, `${address}/${topic}`, { log, n: cursor }));
+          if (cursor !== undefined)
+            await driver.run([], async (tx) => tx.put(cursorTable, `${address}/${topic}`, { log, n: cursor }));
         },
         seen: handlers.seen,
         custody: ({ ids, until, mailbox }) => handlers.custody(mailbox, ids, until),
@@ -231,10 +234,18 @@ export class Mailboxes {
         },
       },
     });
-    const box: Mailbox = { address, client, users: new Set(), state: "connecting", reason: undefined, caughtUp: new Set(), topics: new Map(), told: undefined };
+    const box: Mailbox = {
+      address,
+      client,
+      users: new Set(),
+      state: "connecting",
+      reason: undefined,
+      caughtUp: new Set(),
+      topics: new Map(),
+      told: undefined,
+    };
     this.#boxes.set(address, box);
     client.start();
     return box;
   }
 }
-

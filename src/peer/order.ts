@@ -43,7 +43,13 @@ const pageListSchema = struct({
 });
 
 const pageLists = table({ name: "order-pages", number: 20, schema: pageListSchema, version: 1, cached: true });
-const pages = table({ name: "order-page", number: 21, schema: list(orderEntrySchema, PAGE_ENTRIES + 1), version: 1, cached: true });
+const pages = table({
+  name: "order-page",
+  number: 21,
+  schema: list(orderEntrySchema, PAGE_ENTRIES + 1),
+  version: 1,
+  cached: true,
+});
 
 export function comparePositions(a: Position, b: Position): number {
   return a.wall - b.wall || a.counter - b.counter || compareBytes(a.tie, b.tie);
@@ -73,14 +79,18 @@ export async function insertOrdered(tx: Tx, conversation: ConversationId, entry:
     tx.put(pages, pageKey(conversation, 0), [entry]);
     return;
   }
-  const at = Math.max(0, lastWhere(known.pages, (page) => comparePositions(page.from, entry) <= 0));
+  const at = Math.max(
+    0,
+    lastWhere(known.pages, (page) => comparePositions(page.from, entry) <= 0),
+  );
   const target = known.pages[at]!;
   const entries = (await tx.get(pages, pageKey(conversation, target.page))) ?? [];
   const position = lastWhere(entries, (other) => comparePositions(other, entry) < 0) + 1;
   const grown = entries.toSpliced(position, 0, entry);
   if (grown.length <= PAGE_ENTRIES) {
     tx.put(pages, pageKey(conversation, target.page), grown);
-    if (position === 0) tx.put(pageLists, conversation, { ...known, pages: known.pages.with(at, { ...target, from: entry }) });
+    if (position === 0)
+      tx.put(pageLists, conversation, { ...known, pages: known.pages.with(at, { ...target, from: entry }) });
     return;
   }
   // Messages mostly come at the end: a full last page starts a new one instead of two half-empty ones.
@@ -89,7 +99,10 @@ export async function insertOrdered(tx: Tx, conversation: ConversationId, entry:
   const right = grown.slice(cut);
   tx.put(pages, pageKey(conversation, target.page), left);
   tx.put(pages, pageKey(conversation, known.next), right);
-  const split = [{ from: left[0]!, page: target.page }, { from: right[0]!, page: known.next }];
+  const split = [
+    { from: left[0]!, page: target.page },
+    { from: right[0]!, page: known.next },
+  ];
   tx.put(pageLists, conversation, { pages: known.pages.toSpliced(at, 1, ...split), next: known.next + 1 });
 }
 

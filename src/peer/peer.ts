@@ -9,7 +9,15 @@
 import type { AccountId, ConversationId, EventId } from "#protocols/base/ids.ts";
 import { isReject } from "#protocols/base/reject.ts";
 import { relation } from "#protocols/conversation/contact.ts";
-import { answer, type Direct, forgetPeriods, highestRead, markRead, redeem, say } from "#protocols/conversation/direct.ts";
+import {
+  answer,
+  type Direct,
+  forgetPeriods,
+  highestRead,
+  markRead,
+  redeem,
+  say,
+} from "#protocols/conversation/direct.ts";
 import { decodeInvite } from "#protocols/conversation/invite.ts";
 import { isAddress, isMessageText, MAX_RELAYS, MAX_TEXT_BYTES } from "#protocols/content/content.ts";
 import { Failure } from "#src/runtime/failure.ts";
@@ -43,7 +51,10 @@ const DEPOSIT_FAILURES: Readonly<Record<string, readonly [code: string, message:
   "inbox/used-up": ["invite/used-up", "This invite has been used up."],
   "inbox/expired": ["invite/expired", "This invite has expired."],
   "inbox/grant-expired": ["invite/expired", "This invite has expired."],
-  "inbox/unknown-capability": ["invite/unknown", "The relay does not know this invite: it was revoked, or never reached it."],
+  "inbox/unknown-capability": [
+    "invite/unknown",
+    "The relay does not know this invite: it was revoked, or never reached it.",
+  ],
   "inbox/revoked": ["invite/revoked", "This invite was revoked."],
 };
 
@@ -416,13 +427,16 @@ export class RunningPeer implements Peer {
     this.#typingAt.set(conversation, now);
     await this.#directs.step(account, {}, async (state, env) => {
       const open = state.direct && relation(state.direct.requests, this.account, env.now) === "accepted";
-      return open ? say(state, { type: "typing", active: true }, env) : { type: "reject", code: "conversation/not-accepted" };
+      return open
+        ? say(state, { type: "typing", active: true }, env)
+        : { type: "reject", code: "conversation/not-accepted" };
     });
   }
 
   async addRelay(address: string): Promise<void> {
     const relays = this.#world.identity.relays;
-    if (!isAddress(address)) throw new Failure("relay/bad-address", "A relay's address is a multiaddr with its /p2p part.");
+    if (!isAddress(address))
+      throw new Failure("relay/bad-address", "A relay's address is a multiaddr with its /p2p part.");
     if (relays.includes(address)) return;
     if (relays.length >= MAX_RELAYS) throw new Failure("relay/too-many", `At most ${MAX_RELAYS} relays of one's own.`);
     await this.#setRelays([...relays, address], { add: [address], remove: [] });
@@ -431,7 +445,10 @@ export class RunningPeer implements Peer {
   async removeRelay(address: string): Promise<void> {
     const relays = this.#world.identity.relays;
     if (!relays.includes(address)) throw new Failure("relay/unknown", "This is no relay of yours.");
-    await this.#setRelays(relays.filter((other) => other !== address), { add: [], remove: [address] });
+    await this.#setRelays(
+      relays.filter((other) => other !== address),
+      { add: [], remove: [address] },
+    );
   }
 
   /** Contacts are told, so that they deposit where we listen. */
@@ -477,4 +494,3 @@ function failureOf(code: string): Failure {
   const message = LINK_FAILURES[code];
   return new Failure(message ? code : "invite/bad-link", message ?? LINK_FAILURES["invite/bad-link"]!);
 }
-

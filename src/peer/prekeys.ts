@@ -14,13 +14,7 @@ import {
   slotOf,
   verifyRecord,
 } from "#protocols/directory/directory.ts";
-import {
-  decodeBundle,
-  encodeBundle,
-  makeBundle,
-  rotate,
-  rotationDue,
-} from "#protocols/handshake/handshake.ts";
+import { decodeBundle, encodeBundle, makeBundle, rotate, rotationDue } from "#protocols/handshake/handshake.ts";
 import { liveDevices } from "#protocols/identity/identity.ts";
 import type { MailboxClient } from "#src/mailbox/client.ts";
 import { Failure } from "#src/runtime/failure.ts";
@@ -114,7 +108,10 @@ export class Prekeys {
   async fetch(direct: Direct, clients: readonly MailboxClient[]): Promise<boolean> {
     const access = direct.directory;
     const now = this.#world.clock.monotonic();
-    if (access === undefined || now < (this.#fetchedAt.get(direct.contact) ?? Number.NEGATIVE_INFINITY) + FETCH_QUIET_MS) {
+    if (
+      access === undefined ||
+      now < (this.#fetchedAt.get(direct.contact) ?? Number.NEGATIVE_INFINITY) + FETCH_QUIET_MS
+    ) {
       return false;
     }
     this.#fetchedAt.set(direct.contact, now);

@@ -75,7 +75,8 @@ export class Push {
     line.pumping = true;
     try {
       line.stream ??= await this.#world.network.openStream(peer, PUSH_PROTOCOL);
-      while (line.queue.length > 0 && !this.#stopped) await line.stream.send(encode(batchSchema, nextBatch(line.queue)));
+      while (line.queue.length > 0 && !this.#stopped)
+        await line.stream.send(encode(batchSchema, nextBatch(line.queue)));
     } catch (error) {
       // The connection is gone, or they do not know us yet: receipts will tell what has to go again.
       if (!(error instanceof Failure)) throw error;
@@ -115,7 +116,7 @@ export class Push {
 
 function nextBatch(queue: Uint8Array[]): readonly Uint8Array[] {
   const batch: Uint8Array[] = [];
-  for (let size = 0; queue.length > 0 && batch.length < MAX_BATCH && size < MAX_BATCH_BYTES; ) {
+  for (let size = 0; queue.length > 0 && batch.length < MAX_BATCH && size < MAX_BATCH_BYTES;) {
     const envelope = queue.shift()!;
     batch.push(envelope);
     size += envelope.length;

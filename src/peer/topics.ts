@@ -19,7 +19,10 @@ export type HeardTopic = { readonly account: AccountId; readonly keys: TopicKeys
 
 export class Topics {
   readonly #world: World;
-  readonly #changed: (account: AccountId, change: { readonly joined: readonly TopicKeys[]; readonly left: readonly TopicId[] }) => void;
+  readonly #changed: (
+    account: AccountId,
+    change: { readonly joined: readonly TopicKeys[]; readonly left: readonly TopicId[] },
+  ) => void;
   readonly #heard = new Map<TopicId, HeardTopic>();
   readonly #byAccount = new Map<AccountId, ReadonlyMap<TopicId, TopicKeys>>();
   /** Peers that belong to a contact: they learn of every topic of the conversation, present and future ones. */
@@ -29,7 +32,10 @@ export class Topics {
 
   constructor(
     world: World,
-    changed: (account: AccountId, change: { readonly joined: readonly TopicKeys[]; readonly left: readonly TopicId[] }) => void,
+    changed: (
+      account: AccountId,
+      change: { readonly joined: readonly TopicKeys[]; readonly left: readonly TopicId[] },
+    ) => void,
   ) {
     this.#world = world;
     this.#changed = changed;
@@ -74,7 +80,9 @@ export class Topics {
   async refresh(direct: Direct): Promise<void> {
     const { gossip } = this.#world.network;
     const account = direct.contact;
-    const wanted = new Map((await heardTopics(this.#world.crypto, direct.roots, this.#world.now())).map((keys) => [keys.id, keys]));
+    const wanted = new Map(
+      (await heardTopics(this.#world.crypto, direct.roots, this.#world.now())).map((keys) => [keys.id, keys]),
+    );
     const before = this.#byAccount.get(account) ?? new Map<TopicId, TopicKeys>();
     this.#byAccount.set(account, wanted);
     const joined = [...wanted.values()].filter(({ id }) => !before.has(id));

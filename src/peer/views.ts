@@ -86,7 +86,11 @@ export class Views {
   }
 
   /** Messages of this device with an index above `from`, up to `to`. */
-  async own(tx: ReadTx, direct: Direct, range: { readonly from: number; readonly to: number }): Promise<readonly EventId[]> {
+  async own(
+    tx: ReadTx,
+    direct: Direct,
+    range: { readonly from: number; readonly to: number },
+  ): Promise<readonly EventId[]> {
     const found: EventId[] = [];
     for (const entry of await newestOrdered(tx, direct.conversation, { limit: MAX_MESSAGES })) {
       const { id, event } = await storedEvent(tx, direct.conversation, entry.row);

@@ -183,7 +183,7 @@ export class Driver {
           get: (table, key) => this.#shelf.get(table, key, []),
           values: (table) => this.#shelf.values(table, []),
           row: (log, parent, n) => this.#shelf.row(log, parent, n, []),
-      rows: (log, parent, range = {}) => this.#shelf.rows(log, parent, range, []),
+          rows: (log, parent, range = {}) => this.#shelf.rows(log, parent, range, []),
         });
       } catch (error) {
         await this.#judged(error);

@@ -31,16 +31,23 @@ describe("[BA10] the suite of Node gives the bytes of noble", () => {
 
   test.each(["chacha20poly1305", "aes256gcm"] as const)("%s, and nothing forged opens", async (name) => {
     await fc.assert(
-      fc.asyncProperty(octets(32), octets(12), data, fc.option(fc.uint8Array({ maxLength: 50 })), fc.nat(), async (key, nonce, plaintext, extra, at) => {
-        const context = extra === null ? {} : { associatedData: extra };
-        const sealed = await suite[name].seal({ key, nonce, data: plaintext, ...context });
-        expect(sealed).toEqual(await noble[name].seal({ key, nonce, data: plaintext, ...context }));
-        expect(await suite[name].open({ key, nonce, data: sealed, ...context })).toEqual(plaintext);
-        const forged = sealed.slice();
-        forged[at % forged.length]! ^= 1 + (at % 255);
-        expect(await suite[name].open({ key, nonce, data: forged, ...context })).toBeUndefined();
-        expect(await suite[name].open({ key, nonce, data: sealed.slice(0, 15) })).toBeUndefined();
-      }),
+      fc.asyncProperty(
+        octets(32),
+        octets(12),
+        data,
+        fc.option(fc.uint8Array({ maxLength: 50 })),
+        fc.nat(),
+        async (key, nonce, plaintext, extra, at) => {
+          const context = extra === null ? {} : { associatedData: extra };
+          const sealed = await suite[name].seal({ key, nonce, data: plaintext, ...context });
+          expect(sealed).toEqual(await noble[name].seal({ key, nonce, data: plaintext, ...context }));
+          expect(await suite[name].open({ key, nonce, data: sealed, ...context })).toEqual(plaintext);
+          const forged = sealed.slice();
+          forged[at % forged.length]! ^= 1 + (at % 255);
+          expect(await suite[name].open({ key, nonce, data: forged, ...context })).toBeUndefined();
+          expect(await suite[name].open({ key, nonce, data: sealed.slice(0, 15) })).toBeUndefined();
+        },
+      ),
       { numRuns: RUNS },
     );
   });

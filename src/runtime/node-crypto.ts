@@ -31,7 +31,10 @@ const TAG_BYTES = 16;
 const OPENSSL_CHACHA_MIN_BYTES = 2_048;
 
 /** What PKCS #8 and SPKI put before the 32 bytes of RFC 8410 keys, with the last byte of the algorithm's name. */
-const PRIVATE_PREFIX = { x25519: "302e020100300506032b656e04220420", ed25519: "302e020100300506032b657004220420" } as const;
+const PRIVATE_PREFIX = {
+  x25519: "302e020100300506032b656e04220420",
+  ed25519: "302e020100300506032b657004220420",
+} as const;
 const PUBLIC_PREFIX = { x25519: "302a300506032b656e032100", ed25519: "302a300506032b6570032100" } as const;
 type Curve = keyof typeof PUBLIC_PREFIX;
 /** The same for the 64 bytes of an ML-KEM-768 seed (RFC 9935). */
@@ -117,7 +120,8 @@ function aead(name: "chacha20-poly1305" | "aes-256-gcm"): Aead {
   // The two names have types of their own in Node, with the same calls.
   const cipher = name as "chacha20-poly1305";
   const options = { authTagLength: TAG_BYTES };
-  const check = ({ key, nonce }: AeadInput): void => assert(key.length === 32 && nonce.length === 12, "key and nonce have their lengths");
+  const check = ({ key, nonce }: AeadInput): void =>
+    assert(key.length === 32 && nonce.length === 12, "key and nonce have their lengths");
   return {
     async seal(input) {
       check(input);
@@ -162,7 +166,7 @@ export function nodeSuite(): CryptoSuite {
   return {
     sha256: (data) => plain(hash("sha256", data, "buffer")),
     hmac: (key, data) => plain(hmac(key, data)),
-    hkdf: noble.hkdf,
+    hkdf: (options) => noble.hkdf(options),
     ed25519: {
       publicKey: async (seed) => {
         assert(seed.length === 32, "Ed25519 seed has 32 bytes");

@@ -16,7 +16,10 @@ export const systemClock: Clock = {
     // Node counts from the time its loop last looked at the clock, so a timer may fire a millisecond or two early.
     const arm = (): void => {
       const left = Math.ceil(due - performance.now());
-      timer = setTimeout(() => (performance.now() < due ? arm() : wake()), Math.max(0, Math.min(left, LONGEST_TIMEOUT_MS)));
+      timer = setTimeout(
+        () => (performance.now() < due ? arm() : wake()),
+        Math.max(0, Math.min(left, LONGEST_TIMEOUT_MS)),
+      );
     };
     arm();
     return () => clearTimeout(timer);

@@ -1,19 +1,26 @@
 /**
- * A home as the command line opens it, from nothing to the first encrypted message on the wire: started by the cold-start
- * bench, which measures from before this process exists. The conversation was made before; this is a daemon coming back.
+ * A home as a daemon opens it, from nothing to the first encrypted message on the wire. Started by the cold-start bench, which
+ * measures from before this process exists; the conversation was made before. Compiled code is cached as node/skein.ts has it.
  */
-import { startPeer } from "#src/peer/start.ts";
-import { createNodeNetwork } from "#src/net/node-network.ts";
-import { levelStoreHost } from "#src/runtime/level-store.ts";
-import { systemClock, systemRandom } from "#src/runtime/node.ts";
-import { nodeSuite } from "#src/runtime/node-crypto.ts";
+import { enableCompileCache } from "node:module";
+import { fileURLToPath } from "node:url";
+
+enableCompileCache(fileURLToPath(new URL("../../node_modules/.cache/compile", import.meta.url)));
+
+const [{ startPeer }, { createNodeNetwork }, { levelStoreHost }, { systemClock, systemRandom }, { nodeSuite }] =
+  await Promise.all([
+    import("#src/peer/start.ts"),
+    import("#src/net/node-network.ts"),
+    import("#src/runtime/level-store.ts"),
+    import("#src/runtime/node.ts"),
+    import("#src/runtime/node-crypto.ts"),
+  ]);
 
 const [home = "", key = ""] = process.argv.slice(2);
-const network = await createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] });
 const peer = await startPeer({
   host: levelStoreHost(home),
   unlock: { platformKey: Buffer.from(key, "hex") },
-  network,
+  network: await createNodeNetwork({ listen: ["/ip4/127.0.0.1/tcp/0"] }),
   clock: systemClock,
   random: systemRandom,
   crypto: nodeSuite(),

@@ -22,7 +22,10 @@ type AskFor = <C extends keyof Commands>(command: C, ...args: Parameters<Command
 
 async function spawn(home: string, name: string, relay: string): Promise<Child> {
   const child = fork(new URL("./bench-peer.ts", import.meta.url), [home, name, relay], {
-    execArgv: ["--disable-warning=ExperimentalWarning", ...(name === process.env.PROF ? ["--cpu-prof", "--cpu-prof-dir=/tmp/prof"] : [])],
+    execArgv: [
+      "--disable-warning=ExperimentalWarning",
+      ...(name === process.env.PROF ? ["--cpu-prof", "--cpu-prof-dir=/tmp/prof"] : []),
+    ],
   });
   const waiting = new Map<number, (value: unknown) => void>();
   const ready = new Promise((resolve) => waiting.set(0, resolve));

@@ -1,4 +1,3 @@
-import { readFileSync, writeFileSync } from "node:fs";
 import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
 import { fromHex, toHex } from "#protocols/base/bytes.ts";
@@ -467,52 +466,4 @@ describe("bad input", () => {
       }),
     );
   });
-});
-
-test("[ID32] vectors: everything from one phrase", async () => {
-  const file = new URL("./vectors/identity.json", import.meta.url);
-  const phrase = "abandon ".repeat(23) + "art";
-  const root = ok(rootSeedFromPhrase(suite, phrase));
-  const fixed: Env = { ...env, random: counted() };
-  const device = await createDevice(fixed, root);
-  const inbox = await inboxKeys(suite, accountSecret(suite, root));
-  const revocation = await revokeDevice(suite, {
-    rootSeed: root,
-    device: device.certificate.device,
-    lastSequence: 300,
-    revokedAt: fixed.now + 1,
-  });
-  const list: DeviceList = {
-    account: device.certificate.account,
-    certificates: [device.certificate],
-    revocations: [revocation],
-  };
-  const made = {
-    phrase,
-    rootSeed: toHex(root),
-    account: device.certificate.account,
-    accountSecret: toHex(accountSecret(suite, root)),
-    inbox: {
-      id: inbox.id,
-      seed: toHex(inbox.seed),
-      sealSecret: toHex(inbox.sealSecret),
-      sealKey: toHex(inbox.sealKey),
-    },
-    deviceKeys: toHex(encode(deviceKeysSchema, device)),
-    certificate: toHex(encode(deviceCertificateSchema, device.certificate)),
-    certificateHash: toHex(certificateHash(suite, device.certificate)),
-    revocation: toHex(encode(revocationSchema, revocation)),
-    list: toHex(encode(deviceListSchema, list)),
-    listHash: toHex(deviceListHash(suite, list)),
-    safety: {
-      other: account,
-      number: safetyNumber(suite, device.certificate.account, account),
-      code: toHex(safetyCode(suite, { self: device.certificate.account, other: account })),
-    },
-  };
-  const text = `${JSON.stringify(made, null, 1)}\n`;
-  if (process.env["SKEIN_WRITE_VECTORS"] === "1") writeFileSync(file, text);
-  expect(readFileSync(file, "utf8")).toBe(text);
-  const stored = JSON.parse(text) as typeof made;
-  expect(await verifyDeviceList(suite, ok(decode(deviceListSchema, fromHex(stored.list)!)))).toEqual(list);
 });

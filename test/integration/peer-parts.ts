@@ -14,7 +14,8 @@ import { Topics } from "#src/peer/topics.ts";
 import type { World as PeerWorld } from "#src/peer/world.ts";
 import { Driver } from "#src/runtime/driver.ts";
 import { MemoryDisk } from "#src/runtime/memory-store.ts";
-import type { Network } from "#src/runtime/ports.ts";
+import type { Network, StoreHost } from "#src/runtime/ports.ts";
+import type { Unlock } from "#src/runtime/vault.ts";
 import { ManualClock } from "#test/contracts/manual-clock.ts";
 import { byteStream } from "#test/simulator/random.ts";
 import { shippingProgram } from "#test/simulator/shipping.ts";
@@ -137,15 +138,25 @@ export type Parts = {
 };
 
 /** Bob's parts over what is on his disk. He is connected to nobody. */
-export async function partsOf(met: Met): Promise<Parts> {
-  const { crypto, disk } = met;
+export function partsOf(met: Met): Promise<Parts> {
+  return openParts({ host: met.disk.attach(), unlock: UNLOCK, crypto: met.crypto, now: met.now });
+}
+
+/** The parts of whoever left this home, connected to nobody. */
+export async function openParts(home: {
+  readonly host: StoreHost;
+  readonly unlock: Unlock;
+  readonly crypto: CryptoSuite;
+  readonly now: number;
+}): Promise<Parts> {
+  const { crypto, host, unlock } = home;
   const clock = new ManualClock();
   const random = byteStream(1, "parts");
-  const driver = await Driver.open({ host: disk.attach(), unlock: UNLOCK, clock, random, crypto });
+  const driver = await Driver.open({ host, unlock, clock, random, crypto });
   const identity = await Identity.load(driver, crypto);
   const outcomes: Outcome[] = [];
   const events: PeerEvent[] = [];
-  let now = met.now;
+  let now = home.now;
   const world: PeerWorld = {
     driver,
     network: NOBODY,
@@ -162,19 +173,10 @@ export async function partsOf(met: Met): Promise<Parts> {
   const all = await directs.load();
   await inbound.load(all.map(({ contact }) => contact));
   for (const direct of all) await topics.refresh(direct);
-  return {
-    world,
-    clock,
-    driver,
-    directs,
-    topics,
-    inbound,
-    outcomes,
-    events,
-    setNow: (time) => {
-      now = time;
-    },
+  const setNow = (time: number): void => {
+    now = time;
   };
+  return { world, clock, driver, directs, topics, inbound, outcomes, events, setNow };
 }
 
 /** A network without anybody: joining is heard by none. */

@@ -52,8 +52,10 @@ export class Home {
   }
 
   /** @param options.wrap - Puts something between the peer and its network. */
-  async start(options: { readonly wrap?: (network: Network) => Network } = {}): Promise<Running> {
-    const network = await createNodeNetwork({ listen: [TCP] });
+  async start(
+    options: { readonly wrap?: (network: Network) => Network; readonly listen?: readonly string[] } = {},
+  ): Promise<Running> {
+    const network = await createNodeNetwork({ listen: options.listen ?? [TCP] });
     const events: PeerEvent[] = [];
     const peer = await startPeer({ ...this.#options, network: options.wrap?.(network) ?? network });
     peer.watch((event) => void events.push(event));

@@ -107,7 +107,7 @@ export async function facts(state: DirectState, env: Env) {
 }
 
 /** Prekeys of our own other devices, as they gave them to us. */
-export function bundlesOfOthers({ self, pairs }: DirectState): readonly Uint8Array[] {
+function bundlesOfOthers({ self, pairs }: DirectState): readonly Uint8Array[] {
   const bundles = liveDevices(self.list).map(({ device }) => pairs.get(device)?.bundle);
   return bundles.filter((bundle) => bundle !== undefined);
 }

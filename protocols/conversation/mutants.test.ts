@@ -9,6 +9,7 @@ import { revokeDevice } from "#protocols/identity/identity.ts";
 import { mutations } from "#test/fuzz/mutate.ts";
 import { receive } from "./direct.ts";
 import { codeOf, crypto, type Device, makeDevice, makeHousehold, must, type Packet } from "./households.fixture.ts";
+import { fittingBundles } from "./introduction.ts";
 import { decodeInvite, MAX_INVITE_LIFETIME_MS } from "./invite.ts";
 import { decodePayload, type DirectPayload, directPayloadSchema } from "./message.ts";
 import { talkingHouseholds } from "./village.fixture.ts";
@@ -102,6 +103,11 @@ describe("mutants", () => {
     };
     const invite = must(await decodeInvite(crypto, await a1.invite(), a1.env.now));
     expect(invite.list.certificates).toHaveLength(2);
+    const bundles = Array.from({ length: 8 }, () => invite.bundle);
+    const fitting = fittingBundles(a1.list, bundles).length;
+    expect(fitting).toBeGreaterThan(0);
+    expect(fitting).toBeLessThan(8);
+    expect(fittingBundles(b1.list, bundles)).toHaveLength(8);
     // And its request still fits an event, with fewer bundles than it has (CV25).
     const [carol] = await makeHousehold("carol", 1, "long list");
     carol!.env.now = a1.env.now;
@@ -112,6 +118,14 @@ describe("mutants", () => {
 
   it("[CV61] a link for a device that its list does not hold is a bad link", async () => {
     const link = await a1.invite({ change: { list: { ...a1.list, certificates: [a2.keys.certificate] } } });
+    expect(codeOf(await decodeInvite(crypto, link, a1.env.now))).toBe("invite/bad-link");
+  });
+
+  it("[CV61] a link whose bundle was not made by its device is a bad link, whoever signed it", async () => {
+    const { bundle } = must(await decodeInvite(crypto, await a1.invite(), a1.env.now));
+    const changed = bundle.slice();
+    changed[changed.length - 1]! ^= 1;
+    const link = await a1.invite({ change: { bundle: changed } });
     expect(codeOf(await decodeInvite(crypto, link, a1.env.now))).toBe("invite/bad-link");
   });
 

@@ -29,9 +29,8 @@ import {
   mergeDeviceLists,
   verifyDeviceList,
 } from "#protocols/identity/identity.ts";
-import { answerWith, bundlesOfOthers } from "./ask.ts";
+import { answerWith } from "./ask.ts";
 import { withRequest } from "./contact.ts";
-import { fittingBundles } from "./introduction.ts";
 import { redemptionProof } from "./invite.ts";
 import {
   type DirectPayload,
@@ -364,12 +363,8 @@ async function takeRequest(
   const asked: DirectState = { ...state, direct: { ...direct, requests: withRequest(direct.requests, fact) } };
   const invited = author === direct.contact ? claimInvite(asked, author, body, env) : undefined;
   if (isReject(invited)) return invited;
-  if (currentRelation(asked, env.now) !== "incoming") return { ...done, state: invited ?? asked };
-  if (invited === undefined) {
-    const bundles = fittingBundles(state.self.list, bundlesOfOthers(asked));
-    if (bundles.length === 0) return { ...done, state: asked };
-    // CV56: until it is answered they could not reach our other devices, on which it may be answered.
-    return chain({ ...done, state: asked }, (now) => post(now, { type: "prekeys", bundles }, env));
+  if (invited === undefined || currentRelation(asked, env.now) !== "incoming") {
+    return { ...done, state: invited ?? asked };
   }
   return chain({ ...done, state: invited }, (now) => answerWith(now, "accepted", env));
 }

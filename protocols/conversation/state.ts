@@ -1,6 +1,6 @@
 /**
  * What a device keeps of one direct conversation, what a step is given and what it returns, and the few things every part of
- * the step needs. Spec: ./SPEC.md CV1-CV9.
+ * the step needs. Spec: ./SPEC.md CV1-CV8.
  */
 import { bytes, id, type Infer, list, optional, struct, text, uint } from "#protocols/base/codec.ts";
 import type { AccountId, ConversationId, DeviceId, EventId, InboxId } from "#protocols/base/ids.ts";

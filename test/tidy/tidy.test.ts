@@ -79,12 +79,15 @@ describe("a planted breach is found", () => {
       "src/peer/peer.ts": `import { createLibp2p } from "libp2p";\nimport fs from "node:fs";`,
       "src/attic/attic.ts": `export {};`,
       "node/daemon.ts": `import "#test/simulator/world.ts";`,
+      "src/net/wire.fixture.ts": `import "#test/simulator/world.ts";`,
+      "src/net/wire.ts": `import "./wire.fixture.ts";`,
       "node/commands/sim.ts": `await import("#test/simulator/world.ts");`,
       "test/simulator/world.ts": `export {};`,
     });
     expect(breaches(root)).toEqual([
       "node/daemon.ts -> test/simulator/world.ts: node/ may not reach test/simulator/world.ts",
       "src/attic/attic.ts: its folder is not in the table of layers",
+      "src/net/wire.ts -> src/net/wire.fixture.ts: src/net/ may not reach src/net/wire.fixture.ts",
       "src/peer/peer.ts: may not import package libp2p",
       "src/peer/peer.ts: may not import package node:fs",
     ]);

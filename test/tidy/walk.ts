@@ -18,8 +18,9 @@ export function filesOf(root: string, folders: readonly string[] = ROOTS): reado
     .toSorted();
 }
 
+/** Fixtures are what several test files of a folder share. */
 export function isTest(path: string): boolean {
-  return path.startsWith("test/") || path.endsWith(".test.ts") || path.endsWith(".bench.ts");
+  return path.startsWith("test/") || /\.(test|bench|fixture)\.ts$/.test(path);
 }
 
 export function isSource(path: string): boolean {

@@ -47,6 +47,7 @@ export class Mailboxes {
   readonly #handlers: MailboxHandlers;
   readonly #boxes = new Map<string, Mailbox>();
   #own: readonly string[] = [];
+  #stopped = false;
 
   constructor(world: World, handlers: MailboxHandlers) {
     this.#world = world;
@@ -164,6 +165,7 @@ export class Mailboxes {
   }
 
   stop(): void {
+    this.#stopped = true;
     for (const { client } of this.#boxes.values()) client.stop();
     this.#boxes.clear();
   }
@@ -198,7 +200,7 @@ export class Mailboxes {
   #open(address: string): Mailbox | undefined {
     const known = this.#boxes.get(address);
     if (known) return known;
-    if (this.#boxes.size >= MAX_MAILBOXES) return undefined;
+    if (this.#stopped || this.#boxes.size >= MAX_MAILBOXES) return undefined;
     const { network, clock, random, crypto, driver } = this.#world;
     const handlers = this.#handlers;
     const client = new MailboxClient({

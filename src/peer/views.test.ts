@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 
 import type { EventId } from "#protocols/base/ids.ts";
+import { say } from "#protocols/conversation/direct.ts";
+import { safetyNumber } from "#protocols/identity/identity.ts";
 import { type Met, metInTheSimulator, type Parts, partsOf } from "#test/integration/peer-parts.ts";
 
 import type { Message } from "./face.ts";
@@ -63,7 +65,6 @@ describe("messages", () => {
   test("an own one that nobody receipted is queued, in custody it is held, and held falls back", async () => {
     const { conversation } = await direct();
     await bob.directs.step(met.alice, {}, async (state, env) => {
-      const { say } = await import("#protocols/conversation/direct.ts");
       return say(state, { type: "message", text: "into the void" }, env, { later: true });
     });
     const last = (await messages({ limit: 1 }))[0]!;
@@ -111,7 +112,6 @@ describe("contacts and conversations", () => {
   });
 
   test("the safety number is of the two accounts, and the same at both", async () => {
-    const { safetyNumber } = await import("#protocols/identity/identity.ts");
     const { safetyNumber: shown } = views.contact(await direct());
     expect(shown).toBe(safetyNumber(met.crypto, met.alice, met.bob));
   });

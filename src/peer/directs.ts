@@ -18,6 +18,7 @@ import {
 import { type DevicePair, newPair } from "#protocols/conversation/pair.ts";
 import { liveDevices } from "#protocols/identity/identity.ts";
 import type { ReadTx, Tx } from "#src/runtime/driver.ts";
+import type { Log } from "#src/runtime/records.ts";
 import { comparePositions, insertOrdered, positionOf } from "./order.ts";
 import {
   ALL,
@@ -81,7 +82,7 @@ export class Directs {
         const direct = await tx.get(directTable, account);
         assert(direct !== undefined, "a listed contact has a conversation");
         this.#byConversation.set(direct.conversation, account);
-        const rows = await tx.rows(outboxLog, account);
+        const rows = await everyRow(tx, outboxLog, account);
         this.#hold(
           account,
           rows.map(({ n, value }) => ({ n, account, ...value })),
@@ -93,7 +94,7 @@ export class Directs {
   }
 
   async #accounts(tx: ReadTx): Promise<readonly AccountId[]> {
-    return (await tx.rows(contactLog, ALL)).map(({ value }) => value);
+    return (await everyRow(tx, contactLog, ALL)).map(({ value }) => value);
   }
 
   /**
@@ -106,7 +107,7 @@ export class Directs {
     for (const account of accounts) {
       await this.locked(account, async (tx) => {
         const direct = await tx.get(directTable, account);
-        const rows = await tx.rows(outboxLog, account);
+        const rows = await everyRow(tx, outboxLog, account);
         tx.release(() => {
           if (direct) this.#byConversation.set(direct.conversation, account);
           const before = this.#held.get(account) ?? new Map<number, HeldRow>();
@@ -306,5 +307,17 @@ export class Directs {
       this.#heldById.delete(id);
     }
     this.#outbound(outcome);
+  }
+}
+
+/** Rows read at once. The store refuses more than some thousands, and an outbox may hold what was said in a month offline. */
+const ROWS_AT_ONCE = 4_096;
+
+async function everyRow<V>(tx: ReadTx, log: Log<V>, parent: string) {
+  const all: Awaited<ReturnType<typeof tx.rows<V>>>[number][] = [];
+  for (;;) {
+    const rows = await tx.rows(log, parent, { from: (all.at(-1)?.n ?? -1) + 1, limit: ROWS_AT_ONCE });
+    all.push(...rows);
+    if (rows.length < ROWS_AT_ONCE) return all;
   }
 }

@@ -131,7 +131,12 @@ async function sends(stream: FrameStream, frame: Uint8Array): Promise<boolean> {
 
 /** Resolves when the other side has ended the stream. */
 async function ended(stream: FrameStream): Promise<void> {
-  while ((await stream.receive()) !== undefined);
+  let over = false;
+  void (async () => {
+    while ((await stream.receive()) !== undefined);
+    over = true;
+  })();
+  await eventually("the stream is ended", () => over);
 }
 
 function disk({ home }: Awaited<ReturnType<Town["person"]>>): string {

@@ -272,3 +272,31 @@ describe(`${WORLDS * POINTS_PER_WORLD} crash points`, () => {
     expect(total.lives).toBeGreaterThan(total.points / 2);
   });
 });
+
+test("what came in with a commit whose outcome nobody knew is told, once, to whoever watches", async () => {
+  let told = 0;
+  for (let seed = 1; seed <= 6; seed++) {
+    const stage = new Stage(seed);
+    const { world, workload, alice, bob } = stage;
+    const announced: string[] = [];
+    world.onStarted((machine, face) => {
+      if (machine === alice) face.watch((event) => void (event.type === "message" && announced.push(event.message.id)));
+    });
+    world.boot();
+    workload.begin(0, 0);
+    while (!workload.allMet) await stage.pass(LOOK_US);
+    const conversation = workload.pairs[0]!.conversations.get(0)!;
+    await stage.pass(60 * SECOND_US);
+    for (let i = 0; i < 5; i++) {
+      alice.disk.arm("commit-unknown");
+      await world.ask(bob, (face) => face.send(conversation, { text: `${i}` }));
+      await stage.pass(25 * 60 * SECOND_US);
+    }
+    const shown = await world.ask(alice, (face) => face.messages(conversation));
+    expect(shown?.map(({ text }) => text)).toEqual(["0", "1", "2", "3", "4"]);
+    expect(announced.toSorted()).toEqual(shown?.map(({ id }) => id).toSorted());
+    expect(world.hits.get("commit-unknown")).toBe(5);
+    told += announced.length;
+  }
+  expect(told).toBe(30);
+}, 60_000);

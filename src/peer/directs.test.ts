@@ -49,7 +49,7 @@ describe("the outbox in memory", () => {
     await write("two");
     const [one, two] = [...bob.directs.heldFor(met.alice).values()];
     await bob.driver.run([`direct:${met.alice}`], async (tx) => tx.deleteAt(outboxLog, met.alice, one!.n));
-    expect(await bob.directs.reload()).toEqual(new Map([[met.alice, [one]]]));
+    expect(await bob.directs.reload()).toEqual(new Map([[met.alice, { settled: [one], recorded: [] }]]));
     expect(bob.directs.heldCount()).toBe(1);
     expect(bob.directs.held(one!.id)).toBeUndefined();
     expect(bob.directs.held(two!.id)).toEqual(two);

@@ -5,7 +5,7 @@
 import type { Infer } from "#protocols/base/codec.ts";
 import type { AccountId, ConversationId, DeviceId, EventId } from "#protocols/base/ids.ts";
 import { assert, isReject, type OrReject } from "#protocols/base/reject.ts";
-import { directConversationId, type Event } from "#protocols/content/content.ts";
+import { decodeEvent, directConversationId, type Event } from "#protocols/content/content.ts";
 import {
   type Direct,
   type DirectState,
@@ -55,6 +55,9 @@ export type Outcome = {
 
 export type Recorded = { readonly id: EventId; readonly event: Event; readonly row: number; readonly own: boolean };
 
+/** What a commit did of which nobody heard. */
+export type Reloaded = { readonly settled: readonly HeldRow[]; readonly recorded: readonly Recorded[] };
+
 export type StepOptions = {
   /** The step may need prekeys: a request, an answer, a payload with initial messages. */
   readonly prekeys?: boolean;
@@ -68,6 +71,9 @@ export class Directs {
   readonly #held = new Map<AccountId, Map<number, HeldRow>>();
   readonly #heldById = new Map<EventId, HeldRow>();
   readonly #byConversation = new Map<ConversationId, AccountId>();
+  /** The event row of each contact that will be told of next, and those before it that never were. */
+  readonly #nextTold = new Map<AccountId, number>();
+  readonly #untold = new Map<AccountId, Set<number>>();
 
   constructor(world: World, outbound: (outcome: Outcome) => void) {
     this.#world = world;
@@ -82,6 +88,8 @@ export class Directs {
         const direct = await tx.get(directTable, account);
         assert(direct !== undefined, "a listed contact has a conversation");
         this.#byConversation.set(direct.conversation, account);
+        const [last] = await tx.rows(eventLog, direct.conversation, { reverse: true, limit: 1 });
+        this.#nextTold.set(account, last === undefined ? 0 : last.n + 1);
         const rows = await everyRow(tx, outboxLog, account);
         this.#hold(
           account,
@@ -99,17 +107,20 @@ export class Directs {
 
   /**
    * Reads the outbox anew after the store failed: a commit whose outcome nobody knew may have happened. Its rows must be offered
-   * like all others, and what it settled is settled. @returns The contacts, with the rows that are held no more.
+   * like all others, what it settled is settled, and what it recorded was told to nobody. @returns The contacts.
    */
-  async reload(): Promise<ReadonlyMap<AccountId, readonly HeldRow[]>> {
+  async reload(): Promise<ReadonlyMap<AccountId, Reloaded>> {
     const accounts = await this.#world.driver.read((tx) => this.#accounts(tx));
-    const settled = new Map<AccountId, readonly HeldRow[]>();
+    const reloaded = new Map<AccountId, Reloaded>();
     for (const account of accounts) {
       await this.locked(account, async (tx) => {
         const direct = await tx.get(directTable, account);
+        assert(direct !== undefined, "a listed contact has a conversation");
         const rows = await everyRow(tx, outboxLog, account);
+        const from = Math.min(this.#nextTold.get(account) ?? 0, ...(this.#untold.get(account) ?? []));
+        const events = await everyRow(tx, eventLog, direct.conversation, from);
         tx.release(() => {
-          if (direct) this.#byConversation.set(direct.conversation, account);
+          this.#byConversation.set(direct.conversation, account);
           const before = this.#held.get(account) ?? new Map<number, HeldRow>();
           for (const { id } of before.values()) this.#heldById.delete(id);
           this.#held.delete(account);
@@ -117,14 +128,35 @@ export class Directs {
             account,
             rows.map(({ n, value }) => ({ n, account, ...value })),
           );
-          settled.set(
-            account,
-            [...before.values()].filter(({ id }) => !this.#heldById.has(id)),
-          );
+          const settled = [...before.values()].filter(({ id }) => !this.#heldById.has(id));
+          // Asked only now: steps before this one have told of theirs by now.
+          const recorded = events.filter(({ n }) => this.#isUntold(account, n)).map((row) => this.#recorded(row));
+          this.#told(account, recorded);
+          this.#untold.delete(account);
+          reloaded.set(account, { settled, recorded });
         });
       });
     }
-    return settled;
+    return reloaded;
+  }
+
+  #recorded({ n, value }: { readonly n: number; readonly value: Infer<typeof eventLog.schema> }): Recorded {
+    const event = decodeEvent(value.event);
+    assert(!isReject(event), "a stored event is well-formed");
+    return { id: value.id, event, row: n, own: event.author === this.#world.identity.account };
+  }
+
+  #isUntold(account: AccountId, row: number): boolean {
+    return row >= (this.#nextTold.get(account) ?? 0) || this.#untold.get(account)?.has(row) === true;
+  }
+
+  /** Rows come in order; one that was passed over is of a commit whose outcome nobody knew. */
+  #told(account: AccountId, recorded: readonly Recorded[]): void {
+    for (const { row } of recorded) {
+      let next = this.#nextTold.get(account) ?? 0;
+      for (; next < row; next++) this.#untold.set(account, (this.#untold.get(account) ?? new Set()).add(next));
+      this.#nextTold.set(account, Math.max(next, row + 1));
+    }
   }
 
   all(): Promise<readonly Direct[]> {
@@ -301,6 +333,7 @@ export class Directs {
   #released(outcome: Outcome): void {
     const { account, direct, held, settled } = outcome;
     this.#byConversation.set(direct.conversation, account);
+    this.#told(account, outcome.recorded);
     this.#hold(account, held);
     for (const { n, id } of settled) {
       this.#held.get(account)?.delete(n);
@@ -313,10 +346,10 @@ export class Directs {
 /** Rows read at once. The store refuses more than some thousands, and an outbox may hold what was said in a month offline. */
 const ROWS_AT_ONCE = 4_096;
 
-async function everyRow<V>(tx: ReadTx, log: Log<V>, parent: string) {
+async function everyRow<V>(tx: ReadTx, log: Log<V>, parent: string, first = 0) {
   const all: Awaited<ReturnType<typeof tx.rows<V>>>[number][] = [];
   for (;;) {
-    const rows = await tx.rows(log, parent, { from: (all.at(-1)?.n ?? -1) + 1, limit: ROWS_AT_ONCE });
+    const rows = await tx.rows(log, parent, { from: (all.at(-1)?.n ?? first - 1) + 1, limit: ROWS_AT_ONCE });
     all.push(...rows);
     if (rows.length < ROWS_AT_ONCE) return all;
   }

@@ -22,7 +22,7 @@ import { decodeInvite } from "#protocols/conversation/invite.ts";
 import { isAddress, isMessageText, MAX_RELAYS, MAX_TEXT_BYTES } from "#protocols/content/content.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import { Delivery } from "./delivery.ts";
-import { type Outcome, Directs } from "./directs.ts";
+import { type Outcome, type Recorded, Directs } from "./directs.ts";
 import type { Contact, Conversation, Message, Peer, PeerEvent, Status } from "./face.ts";
 import { Inbound } from "./inbound.ts";
 import { Invites } from "./invites.ts";
@@ -123,11 +123,13 @@ export class RunningPeer implements Peer {
   }
 
   async #storeReopened(): Promise<void> {
-    for (const [account, settled] of await this.#directs.reload()) {
+    for (const [account, { settled, recorded }] of await this.#directs.reload()) {
       await this.#inbound.reload(account);
       this.#delivery.settledUnseen(settled);
       const direct = await this.#directs.get(account);
       if (direct === undefined || this.#closed) continue;
+      this.#tellMessages(direct, recorded);
+      if (recorded.some(({ own }) => !own)) this.#receipts.due(account);
       await this.#routesChanged(direct);
       this.#delivery.offer(account);
     }
@@ -196,10 +198,7 @@ export class RunningPeer implements Peer {
   #committed(outcome: Outcome): void {
     const { account, direct, effects, recorded, settled } = outcome;
     this.#delivery.committed(outcome);
-    for (const { id, event } of recorded) {
-      if (event.body.type !== "message") continue;
-      this.#tell({ type: "message", message: this.#views.message(direct, id, event) });
-    }
+    this.#tellMessages(direct, recorded);
     for (const effect of effects) {
       if (effect.type === "receipt-due") this.#receipts.due(account);
       else if (effect.type === "receipted") void this.#guard(this.#tellRead(outcome.before, direct));
@@ -214,6 +213,13 @@ export class RunningPeer implements Peer {
     }
     if (outcome.routesChanged) void this.#guard(this.#routesChanged(direct));
     if (settled.length > 0) this.#links.refresh(account);
+  }
+
+  #tellMessages(direct: Direct, recorded: readonly Recorded[]): void {
+    for (const { id, event } of recorded) {
+      if (event.body.type !== "message") continue;
+      this.#tell({ type: "message", message: this.#views.message(direct, id, event) });
+    }
   }
 
   /** Messages of ours that became read with the last receipt, newest first. */

@@ -98,4 +98,6 @@ process.on("message", (message: { id: number; command: keyof Commands; args: rea
   const command = commands[message.command] as (...args: readonly never[]) => Promise<unknown>;
   void command(...message.args).then((value) => process.connected && process.send?.({ id: message.id, value }));
 });
+// Whoever measures us is gone: so are we.
+process.once("disconnect", () => process.exit());
 process.send?.({ id: 0 });

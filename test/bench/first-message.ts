@@ -35,4 +35,5 @@ await peer.send(conversation!.conversation, { text: "good morning" });
 process.send?.("sent");
 await held;
 process.send?.("held");
+process.once("disconnect", () => process.exit());
 process.once("message", () => void peer.close().then(() => process.disconnect()));

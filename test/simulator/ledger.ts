@@ -2,8 +2,9 @@
  * Remembers under which (key, nonce) everything was sealed, over all peers and all their restarts. The same pair for two
  * different plaintexts is the end of an AEAD; the same pair for the same bytes again is only a repeat.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 
+import { EMPTY } from "#protocols/base/bytes.ts";
 import type { Aead, AeadInput, CryptoSuite } from "#protocols/base/suite.ts";
 
 /** Pairs remembered: between one and two million, the latest. About 200 MB at worst; an hour of four peers has 100,000. */
@@ -38,10 +39,8 @@ export class NonceLedger {
 
   #record(name: string, who: string, { key, nonce, data, associatedData }: AeadInput): void {
     this.seals++;
-    const pair = createHash("sha256").update(name).update(key).update(nonce).digest("base64");
-    const sealed = createHash("sha256").update(data).update("|");
-    if (associatedData !== undefined) sealed.update(associatedData);
-    const content = sealed.digest("base64");
+    const pair = name + Buffer.concat([key, nonce]).toString("latin1");
+    const content = hash("sha256", Buffer.concat([lengthOf(data), data, associatedData ?? EMPTY]), "base64");
     const known = this.#young.get(pair) ?? this.#old.get(pair);
     if (known === undefined) {
       this.#remember(pair, content);
@@ -60,4 +59,11 @@ export class NonceLedger {
     }
     this.#young.set(pair, content);
   }
+}
+
+/** Tells where the data ends and the associated data begins. */
+function lengthOf(data: Uint8Array): Buffer {
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(data.length);
+  return length;
 }

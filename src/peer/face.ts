@@ -104,7 +104,7 @@ export interface Peer {
     conversation: ConversationId,
     message: { readonly text: string; readonly replyTo?: EventId },
   ): Promise<{ readonly id: EventId; readonly state: DeliveryState }>;
-  /** Oldest first: the newest `limit`, or those before `before`. */
+  /** Oldest first: the newest `limit`, or those before `before`. @throws Failure `message/unknown`, `conversation/unknown`. */
   messages(
     conversation: ConversationId,
     options?: { readonly limit?: number; readonly before?: EventId },

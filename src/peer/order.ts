@@ -112,12 +112,13 @@ export async function newestOrdered(
   conversation: ConversationId,
   options: { readonly limit: number; readonly before?: Position },
 ): Promise<readonly OrderEntry[]> {
-  const known = await tx.get(pageLists, conversation);
+  const { before } = options;
+  const listed = (await tx.get(pageLists, conversation))?.pages ?? [];
   const found: OrderEntry[] = [];
-  for (let at = (known?.pages.length ?? 0) - 1; at >= 0 && found.length < options.limit; at--) {
-    const entries = await tx.get(pages, pageKey(conversation, known!.pages[at]!.page));
+  const last = before ? lastWhere(listed, (page) => comparePositions(page.from, before) < 0) : listed.length - 1;
+  for (let at = last; at >= 0 && found.length < options.limit; at--) {
+    const entries = await tx.get(pages, pageKey(conversation, listed[at]!.page));
     assert(entries !== undefined, "a listed page exists");
-    const { before } = options;
     const end = before ? lastWhere(entries, (entry) => comparePositions(entry, before) < 0) + 1 : entries.length;
     for (let i = end - 1; i >= 0 && found.length < options.limit; i--) found.push(entries[i]!);
   }

@@ -27,6 +27,7 @@ import type { Contact, Conversation, Message, Peer, PeerEvent, Status } from "./
 import { Inbound } from "./inbound.ts";
 import { Invites } from "./invites.ts";
 import { Links } from "./links.ts";
+import { linkFailure, refusalOf } from "./invite-failures.ts";
 import { Mailboxes } from "./mailboxes.ts";
 import { newestOrdered } from "./order.ts";
 import { Prekeys } from "./prekeys.ts";
@@ -46,24 +47,6 @@ const TYPING_QUIET_MS = 3_000;
 /** Unread messages counted when something is marked read; beyond it the count stays at this. */
 const MAX_COUNTED = MAX_MESSAGES;
 
-/** What an invite that a mailbox refuses means to a person. */
-const DEPOSIT_FAILURES: Readonly<Record<string, readonly [code: string, message: string]>> = {
-  "inbox/used-up": ["invite/used-up", "This invite has been used up."],
-  "inbox/expired": ["invite/expired", "This invite has expired."],
-  "inbox/grant-expired": ["invite/expired", "This invite has expired."],
-  "inbox/unknown-capability": [
-    "invite/unknown",
-    "The relay does not know this invite: it was revoked, or never reached it.",
-  ],
-  "inbox/revoked": ["invite/revoked", "This invite was revoked."],
-};
-
-const LINK_FAILURES: Readonly<Record<string, string>> = {
-  "invite/bad-link": "This is not a Skein invite, or it was damaged on the way.",
-  "invite/expired": "This invite has expired.",
-  "invite/own": "This is an invite of your own.",
-};
-
 export class RunningPeer implements Peer {
   readonly #world: World;
   readonly #listeners: Set<(event: PeerEvent) => void>;
@@ -79,6 +62,8 @@ export class RunningPeer implements Peer {
   readonly #prekeys: Prekeys;
   readonly #views: Views;
   readonly #typingAt = new Map<ConversationId, number>();
+  /** Contacts that were sent a receipt in this life. */
+  readonly #receiptedOnce = new Set<AccountId>();
   #closed: Promise<void> | undefined;
   #stopStoreWatch: () => void = () => {};
 
@@ -187,6 +172,10 @@ export class RunningPeer implements Peer {
     this.#links.refresh(account);
     this.#links.tell(account);
     this.#delivery.pathOpened(account);
+    if (this.#receiptedOnce.has(account)) return;
+    // We may have died between a commit and its receipt: the first thing a contact hears is what we have of theirs.
+    this.#receiptedOnce.add(account);
+    this.#receipts.due(account);
   }
 
   #tell(event: PeerEvent): void {
@@ -281,7 +270,7 @@ export class RunningPeer implements Peer {
 
   async #invite(link: string) {
     const invite = await decodeInvite(this.#world.crypto, link, this.#world.now());
-    if (isReject(invite)) throw failureOf(invite.code);
+    if (isReject(invite)) throw linkFailure(invite.code);
     return invite;
   }
 
@@ -291,13 +280,13 @@ export class RunningPeer implements Peer {
     const step = await this.#directs.step(invite.account, { prekeys: true }, (state, env) =>
       redeem(state, { invite, conversation }, env),
     );
-    if (isReject(step)) throw failureOf(step.code);
+    if (isReject(step)) throw linkFailure(step.code);
     await this.#routesChanged(step);
     this.#delivery.pathOpened(invite.account);
     if ((options.waitMs ?? 0) > 0) await this.#answered(invite.account, options.waitMs ?? 0);
     const contact = await this.#contact(invite.account);
-    const refused = DEPOSIT_FAILURES[this.#delivery.depositFailure(invite.account) ?? ""];
-    if (contact.state === "requested" && refused) throw new Failure(...refused);
+    const refused = refusalOf(this.#delivery.depositFailure(invite.account));
+    if (contact.state === "requested" && refused) throw refused;
     if (contact.state === "requested" && (options.waitMs ?? 0) > 0 && !(await this.#handedOn(invite.account))) {
       const message = "No relay of this invite can be reached. The request is kept and goes out when one is.";
       throw new Failure("net/unreachable", message, { retryable: true });
@@ -494,9 +483,4 @@ export class RunningPeer implements Peer {
     await this.#world.network.stop();
     await this.#world.driver.close();
   }
-}
-
-function failureOf(code: string): Failure {
-  const message = LINK_FAILURES[code];
-  return new Failure(message ? code : "invite/bad-link", message ?? LINK_FAILURES["invite/bad-link"]!);
 }

@@ -1,5 +1,6 @@
 /** Receipts of what arrived, gathered: one tells of everything so far, so that a burst costs a handful. */
 import type { AccountId } from "#protocols/base/ids.ts";
+import { reject } from "#protocols/base/reject.ts";
 import { sendReceipt } from "#protocols/conversation/direct.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Directs } from "./directs.ts";
@@ -55,7 +56,10 @@ export class ReceiptSchedule {
     if (this.#sending.has(account)) return this.due(account);
     this.#sending.add(account);
     this.#directs
-      .step(account, {}, (state, env) => sendReceipt(state, env))
+      .step(account, {}, async (state, env) => {
+        const some = state.direct !== undefined && state.direct.received.length > 0;
+        return some ? sendReceipt(state, env) : reject("conversation/nothing-received");
+      })
       .catch((error: unknown) => {
         // A receipt that could not be written is asked for again: what it speaks of will be offered again.
         if (!(error instanceof Failure)) throw error;

@@ -6,6 +6,7 @@ import { deliveryOf, type Direct } from "#protocols/conversation/direct.ts";
 import { decodeEvent, type Event, hasRead } from "#protocols/content/content.ts";
 import { safetyNumber } from "#protocols/identity/identity.ts";
 import type { ReadTx } from "#src/runtime/driver.ts";
+import { Failure } from "#src/runtime/failure.ts";
 import type { Contact, Conversation, Message } from "./face.ts";
 import { newestOrdered, type OrderEntry, positionOf } from "./order.ts";
 import { eventIndexTable, eventLog, summaryTable } from "./tables.ts";
@@ -69,6 +70,7 @@ export class Views {
   ): Promise<readonly Message[]> {
     const limit = Math.max(0, Math.min(options.limit, MAX_MESSAGES));
     const before = options.before && (await this.#positionOf(tx, direct.conversation, options.before));
+    if (options.before && before === undefined) throw new Failure("message/unknown", "There is no such message here.");
     const entries = await newestOrdered(tx, direct.conversation, { limit, ...(before && { before }) });
     const messages = await Promise.all(entries.map((entry) => this.#messageAt(tx, direct, entry)));
     return messages.toReversed();

@@ -5,7 +5,6 @@ import { filesOf, isSource } from "./walk.ts";
 /** Above this a file asks why. Listed files have answered. */
 const COMFORTABLE_LINES = 500;
 export const LONG_FILES: Readonly<Record<string, string>> = {
-  "src/peer/peer.ts": "every question of the public face, one after the other; what answers them is in files beside it",
   "src/runtime/driver.ts": "the one way in and its invariants; what could stand alone already does, in files beside it",
 };
 

@@ -11,7 +11,7 @@ import { systemRandom } from "#src/runtime/node.ts";
 import type { Commands } from "./bench-peer.ts";
 import { type Figure, quantile } from "./report.ts";
 
-const SINGLE_MESSAGES = 10;
+const SINGLE_MESSAGES = 500;
 /** Between single messages: nothing queues, each is alone. */
 const SPACING_MS = 8;
 const BURST_MESSAGES = 10_000;
@@ -22,10 +22,7 @@ type AskFor = <C extends keyof Commands>(command: C, ...args: Parameters<Command
 
 async function spawn(home: string, name: string, relay: string): Promise<Child> {
   const child = fork(new URL("./bench-peer.ts", import.meta.url), [home, name, relay], {
-    execArgv: [
-      "--disable-warning=ExperimentalWarning",
-      ...(name === process.env.PROF ? ["--cpu-prof", "--cpu-prof-dir=/tmp/prof"] : []),
-    ],
+    execArgv: ["--disable-warning=ExperimentalWarning"],
   });
   const waiting = new Map<number, (value: unknown) => void>();
   const ready = new Promise((resolve) => waiting.set(0, resolve));

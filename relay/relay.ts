@@ -68,7 +68,7 @@ export async function startRelay(options: StartRelayOptions): Promise<Relay> {
       host: levelStoreHost(join(home, "mailbox")),
       clock: systemClock,
       random: systemRandom,
-      crypto: nodeSuite(),
+      crypto: nodeSuite({ pooled: true }),
       onFailure: (failure) => log(`mailbox: ${failure instanceof Failure ? failure.code : "failed"}, opening it anew`),
     });
     stops.push(() => mailbox.stop());

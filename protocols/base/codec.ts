@@ -1,4 +1,4 @@
-import { compareBytes, fromHex, fromUtf8, toHex, utf8 } from "./bytes.ts";
+import { compareBytes, EMPTY, fromHex, fromUtf8, toHex, utf8 } from "./bytes.ts";
 import type { AnyId } from "./ids.ts";
 import { assert, type OrReject, type Reject, reject } from "./reject.ts";
 
@@ -46,8 +46,14 @@ const TWO_32 = 0x1_0000_0000;
 /** Levels of a schema that contains itself. Without a bound, a frame of nothing but list heads would exhaust the stack. */
 const MAX_DEPTH = 32;
 
+/** A writer's first room. Most values fit; larger ones grow, and their room is kept for the next. */
+const SCRATCH_BYTES = 8_192;
+const MAX_SCRATCH_BYTES = 131_072;
+/** Of the writer that finished last: encoding is synchronous, so one is enough, and a nested one makes its own. */
+let idleScratch: Uint8Array | undefined;
+
 export class Writer {
-  #bytes = new Uint8Array(256);
+  #bytes = takeScratch();
   #length = 0;
   #depth = 0;
 
@@ -94,9 +100,21 @@ export class Writer {
     this.#length += size;
   }
 
+  /** What was written. Ends this writer: its room is wiped, because it may hold secrets, and goes to the next. */
   finish(): Uint8Array {
-    return this.#bytes.slice(0, this.#length);
+    const written = this.#bytes.slice(0, this.#length);
+    this.#bytes.fill(0, 0, this.#length);
+    if (this.#bytes.length <= MAX_SCRATCH_BYTES) idleScratch = this.#bytes;
+    this.#bytes = EMPTY;
+    this.#length = 0;
+    return written;
   }
+}
+
+function takeScratch(): Uint8Array {
+  const taken = idleScratch ?? new Uint8Array(SCRATCH_BYTES);
+  idleScratch = undefined;
+  return taken;
 }
 
 export class Reader {

@@ -19,6 +19,7 @@ import {
   type Step,
   unanswered,
 } from "#protocols/conversation/direct.ts";
+import { liveDevices } from "#protocols/identity/identity.ts";
 import { makeDeposit, sealEnvelope } from "#protocols/envelope/envelope.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { Directs, HeldRow, Outcome } from "./directs.ts";
@@ -30,14 +31,14 @@ import { eventLog } from "./tables.ts";
 import type { Topics } from "./topics.ts";
 import { stepEnv, type World } from "./world.ts";
 
-/** Held events of one contact under way at once. About a megabyte of envelopes; more only fills queues on the way. */
-export const WINDOW = 512;
+/** Held events of one contact under way at once. Some megabytes of envelopes; more only fills queues on the way. */
+export const WINDOW = 1_024;
 
 /** Steps that seal at once: while one is synced to the disk the next seals. */
 const OFFERS_AT_ONCE = 3;
 
 /** Sealed in one step: their fsync is shared, and receipts are let in between. */
-const OFFER_BATCH = 64;
+const OFFER_BATCH = 128;
 
 /** Below this many under way gossip alone is tried first; in a burst the streams carry them in batches (DESIGN 7.3). */
 const GOSSIP_FIRST = 32;
@@ -45,8 +46,8 @@ const GOSSIP_FIRST = 32;
 /** A mailbox that has not acknowledged what was gossiped within this time gets it on its stream (DESIGN 7.3). */
 const PUT_AFTER_MS = 1_000;
 
-/** What went straight to a contact's device is receipted soon; a mailbox gets it only when that takes this long. */
-const PUT_PUSHED_AFTER_MS = 5_000;
+/** In a burst receipts take longer, and a mailbox that gets all of it besides only slows it down. */
+const PUT_BURST_AFTER_MS = 5_000;
 
 /** Without custody or a receipt an event goes out anew after this long, twice as long each time. */
 const RETRY_MS = 4_000;
@@ -68,6 +69,9 @@ type Flight = {
   readonly held: Map<string, number>;
 };
 
+type Transmit = Extract<Effect, { type: "transmit" }>;
+type Sealed = { readonly topic: TopicId; readonly envelope: { readonly id: EnvelopeId; readonly bytes: Uint8Array } };
+
 export class Delivery {
   readonly #world: World;
   readonly #directs: Directs;
@@ -78,6 +82,8 @@ export class Delivery {
   readonly #flights = new Map<EventId, Flight>();
   readonly #inFlight = new Map<AccountId, number>();
   readonly #byEnvelope = new Map<EnvelopeId, EventId>();
+  /** Envelopes of steps that are being synced; what is discarded is collected with its effect. */
+  readonly #sealed = new WeakMap<Transmit, Promise<Sealed | undefined>>();
   readonly #offering = new Map<AccountId, "once" | "again">();
   readonly #timers = new Map<AccountId, () => void>();
   readonly #depositFailures = new Map<AccountId, string>();
@@ -151,17 +157,30 @@ export class Delivery {
     this.#inFlight.set(account, Math.max(0, (this.#inFlight.get(account) ?? 1) - 1));
   }
 
-  async #transmit(account: AccountId, direct: Direct, effect: Extract<Effect, { type: "transmit" }>): Promise<void> {
-    const row = this.#directs.held(effect.id);
-    if (row && !this.#flights.has(row.id)) this.#launch(row);
-    if (unanswered(direct)) await this.#toInbox(account, direct, effect);
+  /** Seals what a step wants out while the step is being synced, so that it leaves as soon as it may. */
+  prepare({ direct, effects }: Outcome): void {
+    for (const effect of effects) {
+      if (effect.type === "transmit") this.#sealed.set(effect, this.#seal(direct, effect));
+    }
+  }
+
+  async #seal(direct: Direct, { payload, ephemeral }: Transmit): Promise<Sealed | undefined> {
     const topic = await this.#topics.writing(direct);
-    if (topic === undefined) return;
-    const { payload, ephemeral } = effect;
+    if (topic === undefined) return undefined;
     const kind = ephemeral ? "ephemeral" : "stored";
     const lifetime = ephemeral ? "day" : "month";
     const envelope = await sealEnvelope({ topic, kind, lifetime, payload }, stepEnv(this.#world));
-    if (this.#stopped) return;
+    return { topic: topic.id, envelope };
+  }
+
+  async #transmit(account: AccountId, direct: Direct, effect: Transmit): Promise<void> {
+    const row = this.#directs.held(effect.id);
+    if (row && !this.#flights.has(row.id)) this.#launch(row);
+    if (unanswered(direct)) await this.#toInbox(account, direct, effect);
+    const sealed = await (this.#sealed.get(effect) ?? this.#seal(direct, effect));
+    if (sealed === undefined || this.#stopped) return;
+    const { envelope, topic } = sealed;
+    const { ephemeral } = effect;
     this.#inbound.remember(envelope.id);
     if (row) {
       this.#byEnvelope.set(envelope.id, effect.id);
@@ -169,39 +188,43 @@ export class Delivery {
     }
     const boxes = ephemeral ? [] : this.#mailboxes.openFor(direct);
     const burst = !ephemeral && (this.#inFlight.get(account) ?? 0) > GOSSIP_FIRST;
-    const way = await this.#spread(account, topic.id, envelope, { burst, mailboxes: boxes.length > 0 });
+    const way = await this.#spread(direct, topic, envelope, { stored: !ephemeral, burst, mailboxes: boxes.length > 0 });
     if (way === "nowhere") {
       for (const box of boxes) box.put([envelope]);
       return;
     }
     if (boxes.length === 0) return;
-    this.#world.clock.after(way === "pushed" ? PUT_PUSHED_AFTER_MS : PUT_AFTER_MS, () => {
+    this.#world.clock.after(burst ? PUT_BURST_AFTER_MS : PUT_AFTER_MS, () => {
       if (this.#stopped || (row && !this.#flights.has(effect.id))) return;
       if (this.#flights.get(effect.id)?.held.size) return;
       for (const box of boxes) box.put([envelope]);
     });
   }
 
+  /** Devices a message of this conversation is for. */
+  #recipients(direct: Direct): number {
+    return liveDevices(direct.devices).length + liveDevices(this.#world.identity.self.list).length - 1;
+  }
+
   /**
-   * To whoever is there: by gossip, or in a burst in batches to the devices we are connected to. What went nowhere is for the
-   * mailboxes' streams at once.
+   * To whoever is there: straight to devices we are connected to, by gossip to all others. With every device connected, or
+   * in a burst, nothing is gossiped: receipts come at once, and a mailbox gets what is not receipted soon. What went nowhere
+   * is for the mailboxes' streams at once.
    */
   async #spread(
-    account: AccountId,
+    direct: Direct,
     topic: TopicId,
     envelope: { readonly bytes: Uint8Array },
-    options: { readonly burst: boolean; readonly mailboxes: boolean },
+    options: { readonly stored: boolean; readonly burst: boolean; readonly mailboxes: boolean },
   ): Promise<"gossiped" | "pushed" | "nowhere"> {
     const { gossip } = this.#world.network;
-    if (options.burst) {
-      const theirs = this.#topics.peersOf(account);
-      const online = gossip.peers(topic).filter((peer) => theirs.has(peer));
-      if (online.length > 0) {
-        const queued = online.map((peer) => this.#push.send(peer, envelope.bytes));
-        return queued.includes(false) ? "nowhere" : "pushed";
-      }
-      if (options.mailboxes) return "nowhere";
+    const theirs = this.#topics.peersOf(direct.contact);
+    const online = options.stored ? gossip.peers(topic).filter((peer) => theirs.has(peer)) : [];
+    const queued = online.map((peer) => this.#push.send(peer, envelope.bytes));
+    if (online.length > 0 && (options.burst || online.length >= this.#recipients(direct))) {
+      return queued.includes(false) ? "nowhere" : "pushed";
     }
+    if (options.burst && options.mailboxes) return "nowhere";
     return (await gossip.publish(topic, envelope.bytes)) > 0 ? "gossiped" : "nowhere";
   }
 
@@ -224,7 +247,7 @@ export class Delivery {
     this.#schedule(account);
   }
 
-  async #toInbox(account: AccountId, direct: Direct, effect: Extract<Effect, { type: "transmit" }>): Promise<void> {
+  async #toInbox(account: AccountId, direct: Direct, effect: Transmit): Promise<void> {
     const { redemption } = direct;
     if (redemption === undefined || effect.ephemeral || this.#world.now() >= redemption.expiresAt) return;
     const deposit = await makeDeposit(

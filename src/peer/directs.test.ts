@@ -33,7 +33,7 @@ describe("the outbox in memory", () => {
         await tx.append(outboxLog, met.alice, { ...value, id, index: value.index + i });
       }
     });
-    const next = new Directs(bob.world, () => {});
+    const next = new Directs(bob.world, { prepare: () => {}, outbound: () => {} });
     await next.load();
     expect(next.heldCount()).toBe(LARGE_OUTBOX);
     expect([...next.heldFor(met.alice).values()].map(({ index }) => index - value.index)).toEqual(

@@ -67,6 +67,7 @@ export type StepOptions = {
 export class Directs {
   readonly #world: World;
   readonly #outbound: (outcome: Outcome) => void;
+  readonly #prepare: (outcome: Outcome) => void;
   /** Rows held for each contact, in order: the committed outbox, in memory. */
   readonly #held = new Map<AccountId, Map<number, HeldRow>>();
   readonly #heldById = new Map<EventId, HeldRow>();
@@ -75,9 +76,18 @@ export class Directs {
   readonly #nextTold = new Map<AccountId, number>();
   readonly #untold = new Map<AccountId, Set<number>>();
 
-  constructor(world: World, outbound: (outcome: Outcome) => void) {
+  /**
+   * @param options.prepare - Called while the step is on its way to the disk, for work that needs no waiting; the step may
+   * still be discarded.
+   * @param options.outbound - Called once it is down.
+   */
+  constructor(
+    world: World,
+    options: { readonly prepare: (outcome: Outcome) => void; readonly outbound: (outcome: Outcome) => void },
+  ) {
     this.#world = world;
-    this.#outbound = outbound;
+    this.#prepare = options.prepare;
+    this.#outbound = options.outbound;
   }
 
   /** Reads the outbox and who there is. @returns All direct conversations. */
@@ -224,6 +234,7 @@ export class Directs {
       const done = await decide(before, env, tx);
       if (isReject(done)) return done;
       const outcome = await this.#write(tx, account, before, done);
+      this.#prepare(outcome);
       tx.release(() => this.#released(outcome));
       return outcome.direct;
     });

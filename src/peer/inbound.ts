@@ -99,6 +99,9 @@ export class Inbound {
   async validate(topic: TopicId, bytes: Uint8Array, _from: PeerId): Promise<Verdict> {
     const heard = this.#topics.get(topic);
     if (heard === undefined) return "ignore";
+    const claimed = inspectEnvelope(this.#world.crypto, bytes);
+    // It came straight from its author already; who else wants it has it from there or from a mailbox.
+    if (!isReject(claimed) && this.#remembered.has(claimed.id)) return "ignore";
     const info = await verifyEnvelope(this.#world.crypto, bytes, { now: this.#world.now() });
     if (isReject(info)) {
       this.#count(info);

@@ -70,7 +70,10 @@ export class RunningPeer implements Peer {
   constructor(world: Omit<World, "tell" | "now">) {
     this.#listeners = new Set();
     this.#world = { ...world, tell: (event) => this.#tell(event), now: () => this.#mailboxes.now() };
-    this.#directs = new Directs(this.#world, (outcome) => this.#committed(outcome));
+    this.#directs = new Directs(this.#world, {
+      prepare: (outcome) => this.#delivery.prepare(outcome),
+      outbound: (outcome) => this.#committed(outcome),
+    });
     this.#topics = new Topics(this.#world, (account, { left }) => {
       this.#mailboxes.drop(left);
       void this.#guard(this.#carry(account));

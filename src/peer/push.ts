@@ -14,7 +14,7 @@ import type { World } from "./world.ts";
 export const PUSH_PROTOCOL = "/skein/push/1";
 
 /** Envelopes in one frame: enough that framing, encryption and the fsync of the other side are shared. */
-const MAX_BATCH = 64;
+const MAX_BATCH = 128;
 /** Half of the largest frame, so that one more envelope always fits. */
 const MAX_BATCH_BYTES = 512 * 1024;
 /** Frames being taken in at once: while one is synced to the disk the next is opened. */

@@ -13,7 +13,7 @@ const PROMPT_MS = 50;
 const QUIET_MIN_MS = 1_000;
 const QUIET_SPREAD_MS = 29_000;
 
-/** Arrivals after which a receipt goes without waiting: half of a sender's window, so that it never runs dry. */
+/** Arrivals after which a receipt goes without waiting: an eighth of a sender's window, so that it never runs dry. */
 const PROMPT_COUNT = 128;
 
 export class ReceiptSchedule {

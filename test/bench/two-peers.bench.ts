@@ -9,12 +9,16 @@ import { startRelay } from "#relay/relay.ts";
 import { levelStoreHost } from "#src/runtime/level-store.ts";
 import { systemRandom } from "#src/runtime/node.ts";
 import type { Commands } from "./bench-peer.ts";
-import { type Figure, quantile } from "./report.ts";
+import { type Figure, quantile, sharedNowMs } from "./report.ts";
 
 const SINGLE_MESSAGES = 500;
 /** Between single messages: nothing queues, each is alone. */
 const SPACING_MS = 8;
+/** Sent before anything is measured: code that runs for the first time is no measure of what runs all day. */
+const WARM_UP_MESSAGES = 300;
 const BURST_MESSAGES = 10_000;
+/** The middle one counts. */
+const BURSTS = 3;
 const READY_DEADLINE_MS = 30_000;
 
 type Child = { readonly process: ChildProcess; readonly ask: AskFor };
@@ -69,6 +73,9 @@ export async function twoPeersFigures(): Promise<readonly Figure[]> {
     const conversation = await bob.ask("connect", await alice.ask("invite"));
     await until(async () => (await alice.ask("status")).direct && (await bob.ask("status")).direct);
 
+    const warm = alice.ask("receive", WARM_UP_MESSAGES);
+    await bob.ask("burst", conversation, WARM_UP_MESSAGES);
+    await warm;
     const single = alice.ask("receive", SINGLE_MESSAGES);
     for (let i = 0; i < SINGLE_MESSAGES; i++) {
       await bob.ask("send", conversation);
@@ -76,13 +83,16 @@ export async function twoPeersFigures(): Promise<readonly Figure[]> {
     }
     const { latencies } = await single;
 
-    const before = { alice: await alice.ask("cpu"), bob: await bob.ask("cpu") };
-    const all = alice.ask("receive", BURST_MESSAGES);
-    const from = Number(process.hrtime.bigint() / 1000n) / 1000;
-    await bob.ask("burst", conversation, BURST_MESSAGES);
-    const rate = (BURST_MESSAGES * 1000) / ((await all).at - from);
-    const cpu = (await alice.ask("cpu")) - before.alice + (await bob.ask("cpu")) - before.bob;
-    await until(async () => (await bob.ask("status")).outbox === 0);
+    const before = (await alice.ask("cpu")) + (await bob.ask("cpu"));
+    const rates: number[] = [];
+    for (let i = 0; i < BURSTS; i++) {
+      const all = alice.ask("receive", BURST_MESSAGES);
+      const from = sharedNowMs();
+      await bob.ask("burst", conversation, BURST_MESSAGES);
+      rates.push((BURST_MESSAGES * 1000) / ((await all).at - from));
+      await until(async () => (await bob.ask("status")).outbox === 0);
+    }
+    const cpu = (await alice.ask("cpu")) + (await bob.ask("cpu")) - before;
 
     const put = { name: "a synced LevelDB put of 1 KB", value: await syncedPutMs(join(home, "raw")), unit: "ms" };
     const tcp = { name: "1 KB over bare TCP, one way", value: await tcpOneWayMs(), unit: "ms" };
@@ -108,12 +118,17 @@ export async function twoPeersFigures(): Promise<readonly Figure[]> {
       },
       {
         name: "10,000 messages of 1 KB, both ends durable",
-        value: rate,
+        value: quantile(rates, 0.5),
         unit: "messages/s",
         goal: { value: 1_500, better: "more" },
         reference: batch,
       },
-      { name: "processor time a message, both ends", value: cpu / BURST_MESSAGES, unit: "ms", reference: put },
+      {
+        name: "processor time a message, both ends",
+        value: cpu / (BURSTS * BURST_MESSAGES),
+        unit: "ms",
+        reference: put,
+      },
     ];
   } finally {
     for (const child of [alice, bob]) await ended(child);

@@ -167,7 +167,7 @@ export async function openParts(home: {
     now: () => now,
     tell: (event) => void events.push(event),
   };
-  const directs = new Directs(world, (outcome) => void outcomes.push(outcome));
+  const directs = new Directs(world, { prepare: () => {}, outbound: (outcome) => void outcomes.push(outcome) });
   const topics = new Topics(world, () => {});
   const inbound = new Inbound(world, directs, topics);
   const all = await directs.load();

@@ -22,7 +22,8 @@ const MAX_OPENING = 4;
 /** Waiting for a stream to drain, for one device. The outbox holds the rest and offers it again. */
 const MAX_QUEUED = 1_024;
 
-const batchSchema = list(bytes({ max: MAX_ENVELOPE_BYTES }), MAX_BATCH);
+/** One frame. */
+export const batchSchema = list(bytes({ max: MAX_ENVELOPE_BYTES }), MAX_BATCH);
 
 type Line = { readonly queue: Uint8Array[]; pumping: boolean; stream: FrameStream | undefined };
 

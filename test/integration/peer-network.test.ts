@@ -1,10 +1,11 @@
 /** Peers over real libp2p: without their relay, with it again, and among those who mean no good. */
 import { afterEach, describe, expect, test } from "vitest";
 
-import { bytes, encode, list } from "#protocols/base/codec.ts";
+import { decode, encode } from "#protocols/base/codec.ts";
 import type { PeerId } from "#protocols/base/ids.ts";
+import { isReject } from "#protocols/base/reject.ts";
 import { createNodeNetwork } from "#src/net/node-network.ts";
-import { PUSH_PROTOCOL } from "#src/peer/push.ts";
+import { batchSchema as batch, PUSH_PROTOCOL } from "#src/peer/push.ts";
 import { Failure } from "#src/runtime/failure.ts";
 import type { FrameStream, Network } from "#src/runtime/ports.ts";
 import { mutations } from "#test/fuzz/mutate.ts";
@@ -116,8 +117,6 @@ describe("without a relay", () => {
   });
 });
 
-const batch = list(bytes({ max: 1 << 20 }), 64);
-
 /** @returns Whether the other side let it go on. */
 async function sends(stream: FrameStream, frame: Uint8Array): Promise<boolean> {
   try {
@@ -203,7 +202,12 @@ describe("on the push stream", () => {
       // Mallory is a contact of alice's whose network we hold in our hands; what she says truly is the seed of the rubbish.
       const said: Uint8Array[] = [];
       const mallory = await town.person("mallory", [address], {
-        wrap: (network) => tapped(network, (way, envelope) => void (way === "gossip" && said.push(envelope))),
+        wrap: (network) =>
+          tapped(network, (way, bytes) => {
+            if (way === "gossip") said.push(bytes);
+            const pushed = way === PUSH_PROTOCOL ? decode(batch, bytes) : [];
+            if (!isReject(pushed)) said.push(...pushed);
+          }),
       });
       const conversation = await meet(alice, mallory);
       await pathIs("direct", conversation, alice, mallory);

@@ -3,12 +3,15 @@
  * something the face does not tell. The meeting itself is the shipping code in the simulator; then the peers are gone and time
  * stands still.
  */
+import { decode } from "#protocols/base/codec.ts";
 import type { AccountId, ConversationId, TopicId } from "#protocols/base/ids.ts";
-import { assert } from "#protocols/base/reject.ts";
+import { assert, isReject } from "#protocols/base/reject.ts";
 import type { CryptoSuite } from "#protocols/base/suite.ts";
+import { inspectEnvelope } from "#protocols/envelope/envelope.ts";
 import { Directs, type Outcome } from "#src/peer/directs.ts";
 import type { PeerEvent } from "#src/peer/face.ts";
 import { Inbound } from "#src/peer/inbound.ts";
+import { batchSchema, PUSH_PROTOCOL } from "#src/peer/push.ts";
 import { Identity } from "#src/peer/self.ts";
 import { Topics } from "#src/peer/topics.ts";
 import type { World as PeerWorld } from "#src/peer/world.ts";
@@ -20,6 +23,7 @@ import { ManualClock } from "#test/contracts/manual-clock.ts";
 import { byteStream } from "#test/simulator/random.ts";
 import { shippingProgram } from "#test/simulator/shipping.ts";
 import { Workload } from "#test/simulator/workload.ts";
+import { instead } from "./peer-world.ts";
 import { type Environment, type Machine, type SimPeer, World } from "#test/simulator/world.ts";
 
 const SECOND_US = 1_000_000;
@@ -37,9 +41,9 @@ export type Met = {
   readonly alice: AccountId;
   readonly bob: AccountId;
   readonly conversation: ConversationId;
-  /** Every envelope alice gossiped while bob was there, in order. */
+  /** Every envelope alice let out while bob was there, in order. */
   readonly gossiped: readonly Gossiped[];
-  /** What she gossiped after his end: he has not seen it. */
+  /** What she let out after his end: he has not seen it. */
   readonly unseen: readonly Gossiped[];
   /** Network time at the end. */
   readonly now: number;
@@ -96,31 +100,33 @@ export async function metInTheSimulator(seed: number, messages: number): Promise
   return { crypto, disk, ...accounts, conversation, gossiped: seen, unseen: gossiped, now };
 }
 
-function recording(environment: Environment, gossiped: Gossiped[]): Environment {
-  const { network } = environment;
-  const gossip = new Proxy(network.gossip, {
-    get(target, name) {
-      const value = Reflect.get(target, name) as unknown;
-      if (name === "publish") {
-        return (topic: TopicId, envelope: Uint8Array) => {
-          gossiped.push({ topic, envelope: envelope.slice() });
-          return target.publish(topic, envelope);
-        };
-      }
-      return typeof value === "function" ? (value.bind(target) as unknown) : value;
+/** Notes every envelope that leaves: gossiped, or pushed straight to a contact's device. */
+function recording(environment: Environment, left: Gossiped[]): Environment {
+  const { network, crypto } = environment;
+  const note = (envelope: Uint8Array): void => {
+    const info = inspectEnvelope(crypto, envelope);
+    assert(!isReject(info), "a peer lets out well-formed envelopes");
+    left.push({ topic: info.topic, envelope: envelope.slice() });
+  };
+  const gossip = instead(network.gossip, {
+    publish: (topic: TopicId, envelope: Uint8Array) => {
+      note(envelope);
+      return network.gossip.publish(topic, envelope);
     },
   });
-  return { ...environment, network: over(network, gossip) };
-}
-
-function over(network: Network, gossip: Network["gossip"]): Network {
-  return new Proxy(network, {
-    get(target, name) {
-      if (name === "gossip") return gossip;
-      const value = Reflect.get(target, name) as unknown;
-      return typeof value === "function" ? (value.bind(target) as unknown) : value;
-    },
-  });
+  const openStream: Network["openStream"] = async (peer, protocol, options) => {
+    const stream = await network.openStream(peer, protocol, options);
+    if (protocol !== PUSH_PROTOCOL) return stream;
+    return instead(stream, {
+      send: (frame: Uint8Array) => {
+        const batch = decode(batchSchema, frame);
+        assert(!isReject(batch), "a peer pushes well-formed batches");
+        batch.forEach(note);
+        return stream.send(frame);
+      },
+    });
+  };
+  return { ...environment, network: instead(network, { gossip, openStream }) };
 }
 
 export type Parts = {

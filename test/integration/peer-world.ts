@@ -131,7 +131,7 @@ export function tapped(network: Network, tap: Tap): Network {
 }
 
 /** `inner` with some of its members replaced. */
-function instead<T extends object>(inner: T, members: Partial<T>): T {
+export function instead<T extends object>(inner: T, members: Partial<T>): T {
   return new Proxy(inner, {
     get(target, name) {
       if (name in members) return members[name as keyof T];

@@ -75,18 +75,19 @@ export async function decodeInvite(crypto: CryptoSuite, link: string, now: numbe
   if (isReject(signed)) return reject("invite/bad-link");
   const invite = decode(inviteSchema, signed.invite);
   if (isReject(invite)) return reject("invite/bad-link");
-  if (now >= invite.expiresAt) return reject("invite/expired");
   const bundle = decodeBundle(invite.bundle);
   if (isReject(bundle) || bundle.certificate.account !== invite.account) return reject("invite/bad-link");
-  const listed = await verifyDeviceList(crypto, invite.list);
-  if (isReject(listed) || listed.account !== invite.account) return reject("invite/bad-link");
-  if (!liveDevices(listed).some(({ device }) => device === bundle.certificate.device)) return reject("invite/bad-link");
-  if (isReject(await verifyBundle(crypto, bundle, { now }))) return reject("invite/bad-link");
   const publicKey = fromHex(bundle.certificate.device)!;
   const message = signed.invite;
   if (!(await verify(crypto, "invite", { publicKey, message, signature: signed.signature }))) {
     return reject("invite/bad-link");
   }
+  // Only now is the time its maker's word: a damaged link is not told to have expired.
+  if (now >= invite.expiresAt) return reject("invite/expired");
+  const listed = await verifyDeviceList(crypto, invite.list);
+  if (isReject(listed) || listed.account !== invite.account) return reject("invite/bad-link");
+  if (!liveDevices(listed).some(({ device }) => device === bundle.certificate.device)) return reject("invite/bad-link");
+  if (isReject(await verifyBundle(crypto, bundle, { now }))) return reject("invite/bad-link");
   return invite;
 }
 

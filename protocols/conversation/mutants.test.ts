@@ -154,4 +154,15 @@ describe("mutants", () => {
       expect(codeOf(await decodeInvite(crypto, text, a1.env.now))).toBe("invite/bad-link");
     }
   });
+
+  it("[CV61] a link whose end was moved into the past is bad, and not told to have expired", async () => {
+    const link = await a1.invite();
+    const inner = Uint8Array.from(Buffer.from(link.slice(link.indexOf("#") + 1), "base64url"));
+    // The end is the invite's last field, eight bytes; a signature of 66 bytes with its head follows.
+    const last = inner.length - 66;
+    expect(inner[last - 9]).toBe(0x1b);
+    inner.set([0, 0, 0, 1, 0, 0, 0, 0], last - 8);
+    const text = `skein:invite#${Buffer.from(inner).toString("base64url")}`;
+    expect(codeOf(await decodeInvite(crypto, text, a1.env.now))).toBe("invite/bad-link");
+  });
 });

@@ -40,7 +40,7 @@ const OFFERS_AT_ONCE = 3;
 /** Sealed in one step: their fsync is shared, and receipts are let in between. */
 const OFFER_BATCH = 128;
 
-/** Below this many under way gossip alone is tried first; in a burst the streams carry them in batches (DESIGN 7.3). */
+/** Above this many under way it is a burst: nothing is gossiped, streams carry them in batches (DESIGN 7.3, decision 0013). */
 const GOSSIP_FIRST = 32;
 
 /** A mailbox that has not acknowledged what was gossiped within this time gets it on its stream (DESIGN 7.3). */

@@ -1,5 +1,5 @@
 /**
- * Envelopes in batches, straight to a device of a contact: what gossip is too narrow for. One stream a direction, opened when
+ * Envelopes in batches, straight to a device of a contact that we are connected to. One stream a direction, opened when
  * it is first needed; the reader takes a batch in before it asks for more, so a slow disk slows the sender and nothing grows.
  * A broken stream loses nothing: what is not receipted is offered again. Wire: ../../protocols/conversation/SPEC.md CV90-CV93.
  */
